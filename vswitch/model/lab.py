@@ -1,0 +1,113 @@
+"""The resolved lab: what is left of a lab file once defaults, groups, kinds, addresses and MACs are settled.
+
+Everything here is frozen, plain data that survives a round trip through JSON; the coordinator receives exactly this.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+NetworkType = Literal["switch", "hub", "mcast"]
+Condition = Literal["started", "ready", "healthy"]
+
+
+class Interface(Struct, frozen=True, kw_only=True):
+    """One network interface of a node. `addresses` are "address/prefix" strings, v4 or v6."""
+
+    name: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+    mtu: int = 1500
+    model: str | None = None
+
+
+class Healthcheck(Struct, frozen=True, kw_only=True):
+    """A command run in the node until it exits 0; times in seconds."""
+
+    run: str
+    interval: float = 0.2
+    timeout: float = 30.0
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """One machine. `settings` holds the fields of its driver's `Spec`, already validated against it.
+
+    `ready_timeout` is in seconds; `depends_on` maps a node name to the state this node waits for; `exec` lists shell
+    commands run in the node, in order, once it is up and before it counts as ready.
+    """
+
+    name: str
+    kind: str
+    driver: str
+    interfaces: tuple[Interface, ...] = ()
+    settings: dict[str, Any] = {}
+    depends_on: dict[str, Condition] = {}
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    exec: tuple[str, ...] = ()
+    healthcheck: Healthcheck | None = None
+    ready_timeout: float = 60.0
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """One LAN. `ageing` in seconds; `fdb_limit` in entries; `ports` are the ports that face outside the lab, by name:
+    each value holds the fields of a port spec, `type` among them."""
+
+    name: str
+    type: NetworkType = "switch"
+    subnets: tuple[str, ...] = ()
+    ageing: float = 300.0
+    fdb_limit: int = 8192
+    ports: dict[str, dict[str, Any]] = {}
+
+
+class Endpoint(Struct, frozen=True):
+    """One end of a link: an interface of a node, or (with `interface` None) a network."""
+
+    target: str
+    interface: str | None = None
+
+    def __str__(self) -> str:
+        return self.target if self.interface is None else f"{self.target}:{self.interface}"
+
+
+class Link(Struct, frozen=True):
+    """Joins a node interface to a network, or two interfaces point to point. `a` is always an interface."""
+
+    a: Endpoint
+    b: Endpoint
+
+    @property
+    def name(self) -> str:
+        """The link's name in messages and commands, unique in the lab."""
+        return f"{self.a}--{self.b}"
+
+    @property
+    def point_to_point(self) -> bool:
+        """True when no network is involved."""
+        return self.b.interface is not None
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """A named assertion: `run` in `node` must exit 0 within `within` seconds (it is retried until then)."""
+
+    name: str
+    node: str
+    run: str
+    within: float = 5.0
+
+
+class Lab(Struct, frozen=True, kw_only=True):
+    """A whole lab. `hosts` maps an address to the names it resolves from, on every node. `source` is the lab file."""
+
+    name: str
+    seed: int
+    source: str
+    networks: dict[str, Network] = {}
+    nodes: dict[str, Node] = {}
+    links: tuple[Link, ...] = ()
+    checks: dict[str, Check] = {}
+    hosts: dict[str, tuple[str, ...]] = {}
+    warnings: tuple[str, ...] = ()

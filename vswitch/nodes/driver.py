@@ -1,0 +1,223 @@
+"""What a node driver is: the contract between the coordinator and a kind of machine.
+
+A driver is one file in this package holding a settings struct and a `Driver` subclass; `load_drivers()` imports them all
+and each registers itself. The coordinator calls, in this order:
+
+    prepare()                       make what interfaces need (a namespace); cheap, no guest yet
+    open_port() / join_bus() / join_socket()     once per interface, through whichever the link asks for
+    start()                         launch, configure, return when the node answers ("ready")
+    exec(), console(), ...          any number of times
+    stop()                          always, whatever happened before; idempotent; leaves nothing behind
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from msgspec import Struct
+
+from ..errors import NodeError
+from ..model.lab import Interface, Node
+
+
+class NodeState(Enum):
+    """Where a node is in its life. Only the transitions in `NODE_TRANSITIONS` (coordinator/state.py) are allowed."""
+
+    CREATED = "created"
+    BOOTING = "booting"
+    READY = "ready"
+    EXITED = "exited"
+
+
+class FabricEnd(NamedTuple):
+    """What the fabric gets for one interface: a port type it knows and an open descriptor it will own."""
+
+    port_type: Literal["stream", "tap", "packet"]
+    fd: int
+
+
+class Bus(NamedTuple):
+    """A UDP multicast bus in the lab's namespace: one datagram is one frame."""
+
+    group: str
+    port: int
+    localaddr: str = "127.0.0.1"
+
+
+class ExecRequest(Struct, frozen=True, kw_only=True):
+    """A command to run in a node. `argv` is never passed through a shell. `tty` is (rows, columns) or None."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    tty: tuple[int, int] | None = None
+
+
+class Output(NamedTuple):
+    """A piece of a running command's output."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class Exit(NamedTuple):
+    """The end of a command: its exit code, 128+N when signal N ended it."""
+
+    code: int
+
+
+class ExecSession(ABC):
+    """One running command. Iterate it for `Output`s and, last, one `Exit`; reading slowly slows the command down."""
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Output | Exit]: ...
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Send `data` to the command's stdin; waits while its buffer is full. `b""` closes stdin."""
+
+    @abstractmethod
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell the command's terminal its new size (no effect without a terminal)."""
+
+    @abstractmethod
+    async def signal(self, number: int) -> None:
+        """Send signal `number` to the command's process group."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Hang up: the command gets SIGHUP, then SIGKILL. Idempotent."""
+
+
+class NodeContext(NamedTuple):
+    """What a driver may use of the lab it lives in.
+
+    `run_dir` is the node's own directory; `hosts` the /etc/hosts text (the same for all nodes);
+    `console_output(bytes)` must be called with everything the node prints (logged, kept as a tail, shown by
+    `lab console`); `exited(reason)` exactly once if the node ends without having been asked to;
+    `namespace` tells whether the lab has a network namespace of its own.
+    """
+
+    lab_name: str
+    run_id: str
+    run_dir: Path
+    hosts: str
+    console_output: Callable[[bytes], None]
+    exited: Callable[[str], None]
+    namespace: bool
+
+
+class Driver(ABC):
+    """One running node. Subclasses set `name` and `Spec`; see the module docstring for the life cycle."""
+
+    name: ClassVar[str]
+    Spec: ClassVar[type[Struct]]
+    """Settings the lab file may give this driver, every field with a default; `forbid_unknown_fields=True`."""
+    takes_stream: ClassVar[bool] = False
+    """May be given a connected stream socket in QEMU's framing for an interface (`join_socket`)."""
+    takes_bus: ClassVar[bool] = False
+    """May sit on a multicast bus by itself (`join_bus`)."""
+
+    _registry: ClassVar[dict[str, type[Driver]]] = {}
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Register the driver under its name."""
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            if cls.name in Driver._registry:
+                raise TypeError(f"two node drivers are called {cls.name!r}")
+            Driver._registry[cls.name] = cls
+
+    def __init__(self, node: Node, context: NodeContext) -> None:
+        self.node = node
+        self.context = context
+
+    @classmethod
+    def check(cls, node: Node) -> list[str]:
+        """Say what is missing on this machine for `node` (programs, images), each with its cure; [] when it can run."""
+        return []
+
+    async def prepare(self) -> None:  # noqa: B027 - many drivers have nothing to prepare
+        """Make what `open_port` needs. Raises NodeError."""
+
+    @abstractmethod
+    async def open_port(self, interface: Interface) -> FabricEnd:
+        """Create `interface` and return the end the fabric takes over. Raises NodeError."""
+
+    async def join_socket(self, interface: Interface, sock: socket.socket) -> None:
+        """Put `interface` on `sock`, a connected stream socket in QEMU's framing, which the driver now owns."""
+        raise NodeError(f"a {self.name} node cannot be given a stream socket")
+
+    async def join_bus(self, interface: Interface, bus: Bus) -> None:
+        """Put `interface` on the multicast bus by itself."""
+        raise NodeError(f"a {self.name} node cannot sit on a multicast bus by itself")
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Launch the node; return once it answers, its interfaces, names and addresses set. Raises NodeError.
+
+        The caller bounds the time; being cancelled here must leave the node stoppable.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """End the node and everything it started; returns when it is gone. Idempotent, never raises for a dead node."""
+
+    @abstractmethod
+    async def exec(self, request: ExecRequest) -> ExecSession:
+        """Start a command in the node. Raises AgentError when it cannot be started (no agent, no such program)."""
+
+    async def console_write(self, data: bytes) -> None:
+        """Type `data` on the node's console. Raises NodeError where there is none."""
+        raise NodeError(f"a {self.name} node has no console; use: lab exec -t {self.node.name} -- sh")
+
+    @property
+    def has_console(self) -> bool:
+        """Whether `console_write` works; if not, `lab console` opens a shell through `exec` instead."""
+        return False
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """Process id of the node's main process while it lives."""
+
+    def facts(self) -> dict[str, str]:
+        """Short facts worth showing in `lab ps` (for QEMU: the accelerator in use)."""
+        return {}
+
+
+def load_drivers() -> dict[str, type[Driver]]:
+    """Import every module of this package and return the drivers by name."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
+    return dict(Driver._registry)
+
+
+async def run_to_end(
+    start: Awaitable[ExecSession], stdin: bytes = b"", timeout: float | None = None
+) -> tuple[int, bytes, bytes]:
+    """Run a command to its end and return (exit code, stdout, stderr). Raises TimeoutError after `timeout` seconds."""
+    session = await start
+    out: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+    code = -1
+    try:
+        async with asyncio.timeout(timeout):
+            if stdin:
+                await session.write(stdin)
+            await session.write(b"")
+            async for event in session:
+                if isinstance(event, Exit):
+                    code = event.code
+                else:
+                    out[event.stream] += event.data
+    finally:
+        await session.close()
+    return code, bytes(out["stdout"]), bytes(out["stderr"])
