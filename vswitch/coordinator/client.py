@@ -1,0 +1,110 @@
+"""A client of one running lab: blocking, one request at a time, streams for exec and console."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+import zmq
+
+from ..errors import LabError, NoSuchLabError
+from ..rundir import RunDir
+from . import protocol
+from .protocol import Answer, Event, LabStatus, Operation, Reply, Request
+
+
+class Client:
+    """A connection to a lab's coordinator; a context manager. Not for several threads at once."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self._owner = run_dir.run().owner
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        # The coordinator may still be binding; keep trying quickly, and let request() notice if it died.
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self.socket.connect(f"ipc://{run_dir.control_socket}")
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection; streams still open end."""
+        self._context.destroy(linger=0)
+
+    def send(self, operation: Operation, number: int | None = None) -> int:
+        """Send a request, or with `number` a message on that open stream; return the request's number."""
+        if number is None:
+            number = next(self._numbers)
+        self.socket.send_multipart(protocol.pack(Request(number, operation)))
+        return number
+
+    def receive(self, timeout: float | None = None) -> Reply:
+        """Wait for the next reply. Raises TimeoutError after `timeout` seconds, NoSuchLabError if the lab dies."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.socket.poll(250 if end is None else max(0, min(250, int((end - time.monotonic()) * 1000)))):
+            if not self._alive():
+                raise NoSuchLabError(f"the coordinator of lab {self.run_dir.name!r} is gone; see: lab ls, lab gc")
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(f"no answer from the coordinator of lab {self.run_dir.name!r} within {timeout:g} s")
+        return protocol.unpack_reply(self.socket.recv_multipart())
+
+    def _alive(self) -> bool:
+        try:
+            self._owner = self.run_dir.run().owner  # changes once, from the CLI that claimed it to the coordinator
+        except NoSuchLabError:
+            return False
+        return self._owner.alive()
+
+    def request(self, operation: Operation, timeout: float | None = None) -> Answer:
+        """Send a request and wait for its one reply. Raises LabError with the coordinator's message if it failed."""
+        number = self.send(operation)
+        while True:
+            reply = self.receive(timeout)
+            if reply.number == number or (reply.number == 0 and isinstance(reply.answer, protocol.Failed)):
+                if isinstance(reply.answer, protocol.Failed):
+                    raise LabError(reply.answer.message)
+                return reply.answer
+
+    def status(self, timeout: float | None = 10) -> LabStatus:
+        """The lab as it is now."""
+        answer = self.request(protocol.Status(), timeout)
+        assert isinstance(answer, LabStatus)
+        return answer
+
+    def follow(self) -> Iterator[LabStatus | Event | None]:
+        """Yield the status now, then every event after it without a gap; None about every 0.1 s of quiet.
+
+        Raises NoSuchLabError when the lab goes away.
+        """
+        events = self._context.socket(zmq.SUB)
+        events.setsockopt(zmq.SUBSCRIBE, b"")
+        events.setsockopt(zmq.RECONNECT_IVL, 10)
+        events.connect(f"ipc://{self.run_dir.events_socket}")
+        try:
+            while not events.poll(100):
+                if not self._alive():
+                    raise NoSuchLabError(f"the coordinator of lab {self.run_dir.name!r} is gone; see: lab ls, lab gc")
+            events.recv_multipart()  # the welcome message: from here on nothing is missed
+            status = self.status(timeout=None)
+            yield status
+            while True:
+                if not events.poll(100):
+                    if not self._alive():
+                        raise NoSuchLabError(f"lab {self.run_dir.name!r} is gone")
+                    yield None
+                    continue
+                event = protocol.unpack_event(events.recv_multipart())
+                if event.sequence > status.sequence:
+                    yield event
+        finally:
+            events.close(linger=0)

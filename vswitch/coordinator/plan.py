@@ -1,0 +1,203 @@
+"""From the difference of two labs to named actions with their order. No I/O here.
+
+`diff(old, new)` says what to do; each action knows what it comes after. The coordinator runs them as early as that
+order allows; `lab up --dry-run` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from graphlib import TopologicalSorter
+
+from msgspec import Struct
+
+from ..model.lab import Lab, Link, Network, Node
+
+Key = tuple[str, str]
+"""Names an action within a plan: its kind and what it is about."""
+
+
+class Action(Struct, frozen=True):
+    """One step. `str(action)` is its line in a printed plan."""
+
+    @property
+    def subject(self) -> str:
+        """Name of the node, network or link it is about: every action has that as its one field."""
+        about: str | Node | Network | Link = getattr(self, self.__struct_fields__[0])
+        return about if isinstance(about, str) else about.name
+
+    @property
+    def key(self) -> Key:
+        """What tells it apart in its plan."""
+        return type(self).__name__, self.subject
+
+
+class AddNetwork(Action, frozen=True):
+    """Create a switch or hub in the fabric, or reserve a multicast bus."""
+
+    network: Network
+
+    def __str__(self) -> str:
+        return f"add network {self.network.name} ({self.network.type})"
+
+
+class CreateNode(Action, frozen=True):
+    """Prepare a node so that its interfaces can be made."""
+
+    node: Node
+
+    def __str__(self) -> str:
+        return f"create node {self.node.name} ({self.node.driver})"
+
+
+class AddLink(Action, frozen=True):
+    """Make a link's interface(s) and join its two ends."""
+
+    link: Link
+
+    def __str__(self) -> str:
+        return f"add link {self.link.a} - {self.link.b}"
+
+
+class StartNode(Action, frozen=True):
+    """Launch a node and wait until it is ready, then healthy."""
+
+    node: Node
+
+    def __str__(self) -> str:
+        waits = ", ".join(f"{name} {condition}" for name, condition in self.node.depends_on.items())
+        return f"start node {self.node.name}" + (f" once {waits}" if waits else "")
+
+
+class StopNode(Action, frozen=True):
+    """End a node and everything in it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"stop node {self.name}"
+
+
+class RemoveLink(Action, frozen=True):
+    """Take a link's ports out of the fabric."""
+
+    link: Link
+
+    def __str__(self) -> str:
+        return f"remove link {self.link.a} - {self.link.b}"
+
+
+class RemoveNetwork(Action, frozen=True):
+    """Remove a switch, hub or bus."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"remove network {self.name}"
+
+
+def diff(old: Lab | None, new: Lab | None) -> list[Action]:
+    """Say how to get from `old` to `new` (None is no lab at all), removals first, in an order that works one by one.
+
+    A node whose definition changed is stopped and made anew, with its links; a changed network likewise.
+    """
+    before = old or Lab(name="", seed=0, source="")
+    after = new or Lab(name="", seed=0, source="")
+    gone_nodes = {name for name, node in before.nodes.items() if after.nodes.get(name) != node}
+    new_nodes = [node for name, node in after.nodes.items() if before.nodes.get(name) != node]
+    gone_networks = {name for name, network in before.networks.items() if after.networks.get(name) != network}
+    new_networks = [network for name, network in after.networks.items() if before.networks.get(name) != network]
+    rebuilt = (
+        gone_nodes | gone_networks | {node.name for node in new_nodes} | {network.name for network in new_networks}
+    )
+
+    def touched(link: Link) -> bool:
+        return link.a.target in rebuilt or link.b.target in rebuilt
+
+    gone_links = [link for link in before.links if link not in after.links or touched(link)]
+    new_links = [link for link in after.links if link not in before.links or touched(link)]
+    return [
+        *(StopNode(name) for name in before.nodes if name in gone_nodes),
+        *(RemoveLink(link) for link in gone_links),
+        *(RemoveNetwork(name) for name in before.networks if name in gone_networks),
+        *(AddNetwork(network) for network in new_networks),
+        *(CreateNode(node) for node in new_nodes),
+        *(AddLink(link) for link in new_links),
+        *(StartNode(node) for node in _by_dependency(new_nodes)),
+    ]
+
+
+def prerequisites(actions: Sequence[Action]) -> dict[Key, frozenset[Key]]:
+    """For each action, the other actions of the plan that must be done before it may begin.
+
+    A dependency with condition `started` only orders the launches, so it is not among them; the nodes come in an order
+    that respects it.
+    """
+    planned = {action.key for action in actions}
+    added: dict[str, list[Key]] = {}
+    removed: dict[str, list[Key]] = {}
+    for action in actions:
+        if isinstance(action, AddLink | RemoveLink):
+            by_end = added if isinstance(action, AddLink) else removed
+            for end in (action.link.a.target, action.link.b.target):
+                by_end.setdefault(end, []).append(action.key)
+
+    def needed(action: Action) -> list[Key]:
+        match action:
+            case RemoveLink(link):
+                return [("StopNode", link.a.target), ("StopNode", link.b.target)]
+            case RemoveNetwork(name):
+                return removed.get(name, [])
+            case AddNetwork(network):
+                return [("RemoveNetwork", network.name)]
+            case CreateNode(node):
+                return [("StopNode", node.name)]
+            case AddLink(link):
+                ends = (link.a.target, link.b.target)
+                makers = [(maker, end) for maker in ("AddNetwork", "CreateNode") for end in ends]
+                return [("RemoveLink", link.name), *makers]
+            case StartNode(node):
+                waits = [name for name, condition in node.depends_on.items() if condition != "started"]
+                links = added.get(node.name, [])
+                return [("CreateNode", node.name), *links, *(("StartNode", name) for name in waits)]
+            case _:
+                return []
+
+    return {action.key: frozenset(planned.intersection(needed(action))) for action in actions}
+
+
+def apply(lab: Lab, action: Action) -> Lab:
+    """What `lab` is after `action`: the meaning of each action, which `diff` is tested against."""
+    nodes, networks, links = dict(lab.nodes), dict(lab.networks), list(lab.links)
+    match action:
+        case AddNetwork(network):
+            networks[network.name] = network
+        case RemoveNetwork(name):
+            del networks[name]
+        case CreateNode(node):
+            nodes[node.name] = node
+        case StopNode(name):
+            del nodes[name]
+        case AddLink(link):
+            links.append(link)
+        case RemoveLink(link):
+            links.remove(link)
+        case _:
+            pass
+    return Lab(
+        name=lab.name,
+        seed=lab.seed,
+        source=lab.source,
+        nodes=nodes,
+        networks=networks,
+        links=tuple(links),
+        checks=lab.checks,
+        hosts=lab.hosts,
+    )
+
+
+def _by_dependency(nodes: list[Node]) -> list[Node]:
+    """Order nodes so that each comes after those it depends on (the loader has refused cycles)."""
+    by_name = {node.name: node for node in nodes}
+    graph = {node.name: [name for name in node.depends_on if name in by_name] for node in nodes}
+    return [by_name[name] for name in TopologicalSorter(graph).static_order()]

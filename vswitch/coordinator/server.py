@@ -1,0 +1,285 @@
+"""The coordinator's process: sockets, requests, the life of one lab from claimed directory to nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from .. import __version__
+from ..errors import LabError, ProtocolError
+from ..fabric.client import FabricClient, FabricEvent
+from ..model.lab import Lab
+from ..nodes.driver import ExecRequest
+from ..rundir import Run, RunDir
+from . import plan, protocol
+from .executor import Executor, Machine
+from .protocol import Answer, Done, Event, Failed, Reply, Request
+from .state import Actual, LabState
+from .streams import Stream
+from .supervise import Child, describe_exit, spawn_task
+
+log = logging.getLogger(__name__)
+
+_MAX_STREAMS = 1024
+
+_ClientId = bytes
+
+
+class Coordinator:
+    """Owns one lab. `fabric` is the running fabric process, `control` our end of its channel; `lifeline` our end of
+    the pair the starting CLI holds.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        lab: Lab,
+        *,
+        namespace: bool,
+        fabric: Child,
+        control: socket.socket,
+        lifeline: socket.socket,
+    ) -> None:
+        self._run_dir = run_dir
+        self._run: Run = run_dir.run()
+        self._lab = lab
+        self._lifeline = lifeline
+        self._detached = False
+        self._fabric_child = fabric
+        self._fabric = FabricClient(control, self._fabric_event)
+        self._actual = Actual(lab, self._run.name, self._publish)
+        self._executor = Executor(lab, run_dir, self._run.run_id, self._actual, self._fabric, namespace=namespace)
+        self._context = zmq.asyncio.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._events = self._context.socket(zmq.XPUB)
+        self._streams: dict[tuple[_ClientId, int], Stream] = {}
+        self._stop = asyncio.Event()
+        self._stopped_by: list[tuple[_ClientId, int]] = []
+        self._garbage = 0
+        self._requests: dict[type[protocol.Operation], Callable[[Request, _ClientId], Awaitable[None]]] = {
+            protocol.Status: self._status,
+            protocol.Detach: self._detach,
+            protocol.Down: self._down,
+            protocol.Exec: self._exec,
+            protocol.Console: self._console,
+            protocol.Stats: self._stats,
+            protocol.Fdb: self._fdb,
+        }
+
+    async def serve(self) -> None:
+        """Bring the lab up, answer clients, and return once it has been taken down and nothing of it is left."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        self._bind()
+        loop.add_reader(self._lifeline.fileno(), self._lifeline_readable)
+        receiver = spawn_task(self._receive())
+        fabric_watch = spawn_task(self._watch_fabric())
+        try:
+            await self._fabric.open()
+            bringing_up = spawn_task(self._bring_up())
+            await self._stop.wait()
+            bringing_up.cancel()
+            await asyncio.gather(bringing_up, return_exceptions=True)
+        finally:
+            await self._take_down(fabric_watch)
+            for client, number in self._stopped_by:
+                await self._reply(client, number, Done())
+            receiver.cancel()
+            loop.remove_reader(self._lifeline.fileno())
+            self._context.destroy(linger=500)
+            self._run_dir.remove()
+
+    def _bind(self) -> None:
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE)
+        self._router.setsockopt(zmq.LINGER, 500)
+        self._events.setsockopt(zmq.XPUB_WELCOME_MSG, protocol.HEADER)
+        self._events.bind(f"ipc://{self._run_dir.events_socket}")
+        self._router.bind(f"ipc://{self._run_dir.control_socket}")
+
+    # --- the lab's life ---------------------------------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        try:
+            await self._executor.run(plan.diff(None, self._lab))
+        except LabError as error:
+            log.error("%s", error)
+            if self._actual.state is LabState.STARTING:
+                self._actual.lab_changed(LabState.BROKEN, str(error))
+        except Exception as error:
+            log.exception("bringing the lab up")
+            if self._actual.state is LabState.STARTING:
+                self._actual.lab_changed(LabState.BROKEN, f"internal error: {error!r}; see {self._run_dir.log}")
+        else:
+            if self._actual.state is LabState.STARTING:
+                self._actual.lab_changed(LabState.RUNNING)
+
+    async def _take_down(self, fabric_watch: asyncio.Task[None]) -> None:
+        self._actual.lab_changed(LabState.STOPPING)
+        fabric_watch.cancel()
+        for stream in list(self._streams.values()):
+            stream.hang_up()
+        await self._executor.run_all(plan.diff(self._lab, None))
+        await self._fabric.close()
+        try:
+            async with asyncio.timeout(2):
+                await self._fabric_child.wait()
+        except TimeoutError:
+            self._fabric_child.kill()
+            await self._fabric_child.wait()
+
+    async def _watch_fabric(self) -> None:
+        code = await self._fabric_child.wait()
+        reason = f"the fabric (pid {self._fabric_child.pid}) ended: {describe_exit(code)}; no frame moves any more"
+        log.error("%s", reason)
+        self._actual.happened("fabric", "fabric", "exited", describe_exit(code))
+        if self._actual.state in (LabState.STARTING, LabState.RUNNING):
+            self._actual.lab_changed(LabState.BROKEN, reason)
+
+    def _fabric_event(self, event: FabricEvent) -> None:
+        log.warning("port %s of %s: %s (%s)", event.port, event.network, event.state, event.reason)
+        self._actual.happened("port", f"{event.network}/{event.port}", event.state, event.reason)
+
+    def _lifeline_readable(self) -> None:
+        """The CLI that started us closed its end, or died: unless it had detached, the lab goes down."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            if self._lifeline.recv(64):
+                return
+        asyncio.get_running_loop().remove_reader(self._lifeline.fileno())
+        if not self._detached:
+            log.warning("the command that was bringing the lab up has gone; taking the lab down")
+            self._stop.set()
+
+    # --- sockets ----------------------------------------------------------------------------------------------------
+
+    def _publish(self, event: Event) -> None:
+        self._events.send_multipart(protocol.pack(event), zmq.DONTWAIT)
+        log.info("%s %s: %s %s", event.what, event.name, event.state, event.cause)
+
+    async def _reply(self, client: _ClientId, number: int, answer: Answer) -> None:
+        """Send a reply. Raises ConnectionError when the client is gone."""
+        try:
+            await self._router.send_multipart([client, *protocol.pack(Reply(number, answer))])
+        except zmq.ZMQError as error:
+            raise ConnectionError(str(error)) from None
+
+    async def _receive(self) -> None:
+        while True:
+            client, *frames = await self._router.recv_multipart()
+            try:
+                request = protocol.unpack_request(frames)
+            except ProtocolError as error:
+                self._garbage += 1
+                if self._garbage < 100:
+                    log.warning("refused a message: %s", error)
+                with contextlib.suppress(ConnectionError):
+                    await self._reply(client, 0, Failed(str(error)))
+                continue
+            stream = self._streams.get((client, request.number))
+            match request.operation:
+                case protocol.Input() | protocol.Resize() | protocol.Signal() | protocol.Ack() as operation:
+                    if stream is not None:
+                        stream.handle(operation)
+                case protocol.Hangup():
+                    if stream is not None:
+                        stream.hang_up()
+                case operation:
+                    spawn_task(self._serve_request(self._requests[type(operation)], request, client))
+
+    async def _serve_request(
+        self, handler: Callable[[Request, _ClientId], Awaitable[None]], request: Request, client: _ClientId
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            try:
+                await handler(request, client)
+            except LabError as error:
+                await self._reply(client, request.number, Failed(str(error)))
+            except Exception as error:
+                log.exception("request %s", request)
+                await self._reply(client, request.number, Failed(f"internal error: {error!r}; see {self._run_dir.log}"))
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def _status(self, request: Request, client: _ClientId) -> None:
+        status = self._actual.status(
+            source=self._run.source,
+            version=__version__,
+            pid=os.getpid(),
+            fabric_pid=self._fabric_child.pid if self._fabric_child.returncode is None else None,
+            live=self._live,
+        )
+        await self._reply(client, request.number, status)
+
+    def _live(self, node: str) -> tuple[int | None, dict[str, str]]:
+        machine = self._executor.machines.get(node)
+        return (machine.driver.pid, machine.driver.facts()) if machine else (None, {})
+
+    async def _detach(self, request: Request, client: _ClientId) -> None:
+        self._detached = True
+        await self._reply(client, request.number, Done())
+
+    async def _down(self, request: Request, client: _ClientId) -> None:
+        self._stopped_by.append((client, request.number))
+        self._stop.set()
+
+    def _machine(self, name: str) -> Machine:
+        machine = self._executor.machines.get(name)
+        if machine is not None:
+            return machine
+        known = ", ".join(self._lab.nodes)
+        if name in self._lab.nodes:
+            raise LabError(f"node {name} has not been created yet; see: lab ps")
+        raise LabError(f"no node {name!r} in lab {self._run.name}; nodes: {known or 'none'}")
+
+    def _open_stream(self, request: Request, client: _ClientId) -> Stream:
+        if len(self._streams) >= _MAX_STREAMS:
+            raise LabError(f"{_MAX_STREAMS} commands are running in this lab already")
+        if (client, request.number) in self._streams:
+            raise LabError(f"request number {request.number} names an open stream")
+        stream = Stream(lambda answer: self._reply(client, request.number, answer))
+        self._streams[client, request.number] = stream
+        return stream
+
+    async def _exec(self, request: Request, client: _ClientId) -> None:
+        operation = request.operation
+        assert isinstance(operation, protocol.Exec)
+        machine = self._machine(operation.node)
+        environment = {**machine.driver.node.env, **operation.env}
+        wanted = ExecRequest(argv=operation.argv, env=environment, cwd=operation.cwd, tty=operation.tty)
+        stream = self._open_stream(request, client)
+        try:
+            await stream.run(lambda: stream.command(lambda: machine.driver.exec(wanted)))
+        finally:
+            del self._streams[client, request.number]
+
+    async def _console(self, request: Request, client: _ClientId) -> None:
+        operation = request.operation
+        assert isinstance(operation, protocol.Console)
+        machine = self._machine(operation.node)
+        if not machine.driver.has_console:
+            await machine.driver.console_write(b"")  # raises, saying what to do instead
+        stream = self._open_stream(request, client)
+        try:
+            await stream.run(lambda: stream.console(machine.driver, machine.console))
+        finally:
+            del self._streams[client, request.number]
+
+    async def _stats(self, request: Request, client: _ClientId) -> None:
+        rows = tuple(msgspec.to_builtins(row) for row in await self._fabric.stats())
+        await self._reply(client, request.number, protocol.Table(rows))
+
+    async def _fdb(self, request: Request, client: _ClientId) -> None:
+        operation = request.operation
+        assert isinstance(operation, protocol.Fdb)
+        rows = tuple(msgspec.to_builtins(row) for row in await self._fabric.fdb(operation.network))
+        await self._reply(client, request.number, protocol.Table(rows))
