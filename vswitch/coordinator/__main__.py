@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import msgspec
 from ..errors import LabError, MachineError
 from ..model.lab import Lab
 from ..namespace import enter_lab_namespace
-from ..rundir import Process, RunDir
+from ..rundir import RunDir
 from .supervise import Child
 
 
@@ -28,8 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     run_dir = RunDir(arguments.run_dir)
-    run = msgspec.structs.replace(run_dir.run(), owner=Process.of(os.getpid()))
-    run_dir.write_run(run)
+    run = run_dir.run()
     lifeline = socket.socket(fileno=arguments.lifeline)
     lifeline.setblocking(False)
     lab = msgspec.json.decode(run_dir.lab_file.read_bytes(), type=Lab)

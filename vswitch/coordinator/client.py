@@ -20,7 +20,7 @@ class Client:
 
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
-        self._owner = run_dir.run().owner
+        run_dir.run()  # there must be such a lab
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -52,18 +52,16 @@ class Client:
         """Wait for the next reply. Raises TimeoutError after `timeout` seconds, NoSuchLabError if the lab dies."""
         end = None if timeout is None else time.monotonic() + timeout
         while not self.socket.poll(250 if end is None else max(0, min(250, int((end - time.monotonic()) * 1000)))):
-            if not self._alive():
-                raise NoSuchLabError(f"the coordinator of lab {self.run_dir.name!r} is gone; see: lab ls, lab gc")
+            self.check_alive()
             if end is not None and time.monotonic() >= end:
                 raise TimeoutError(f"no answer from the coordinator of lab {self.run_dir.name!r} within {timeout:g} s")
         return protocol.unpack_reply(self.socket.recv_multipart())
 
-    def _alive(self) -> bool:
-        try:
-            self._owner = self.run_dir.run().owner  # changes once, from the CLI that claimed it to the coordinator
-        except NoSuchLabError:
-            return False
-        return self._owner.alive()
+    def check_alive(self) -> None:
+        """Raise NoSuchLabError when the coordinator has died or its lab was taken down."""
+        owner = self.run_dir.run().owner  # changes once, from the CLI that claimed the name to the coordinator
+        if not owner.alive():
+            raise NoSuchLabError(f"the coordinator of lab {self.run_dir.name!r} has died; see: lab ls, lab gc")
 
     def request(self, operation: Operation, timeout: float | None = None) -> Answer:
         """Send a request and wait for its one reply. Raises LabError with the coordinator's message if it failed."""
@@ -81,6 +79,36 @@ class Client:
         assert isinstance(answer, LabStatus)
         return answer
 
+    def run(self, node: str, argv: tuple[str, ...], timeout: float) -> tuple[int | None, bytes]:
+        """Run a command in `node` without input; return (exit code or None after `timeout` seconds, its output)."""
+        number = self.send(protocol.Exec(node, argv))
+        self.send(protocol.Input(b""), number)
+        output = bytearray()
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                reply = self.receive(max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                self.send(protocol.Hangup(), number)
+                return None, bytes(output)
+            if reply.number != number:
+                continue
+            match reply.answer:
+                case protocol.Output(_, data):
+                    output += data
+                    self.send(protocol.Ack(len(data)), number)
+                case protocol.Exited(code):
+                    return code, bytes(output)
+                case protocol.Failed(message):
+                    raise LabError(message)
+
+    def pause(self, seconds: float) -> None:
+        """Let `seconds` pass before asking again; late replies to abandoned requests are thrown away."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self.socket.poll(int(left * 1000) + 1):
+                self.socket.recv_multipart()
+
     def follow(self) -> Iterator[LabStatus | Event | None]:
         """Yield the status now, then every event after it without a gap; None about every 0.1 s of quiet.
 
@@ -92,15 +120,13 @@ class Client:
         events.connect(f"ipc://{self.run_dir.events_socket}")
         try:
             while not events.poll(100):
-                if not self._alive():
-                    raise NoSuchLabError(f"the coordinator of lab {self.run_dir.name!r} is gone; see: lab ls, lab gc")
+                self.check_alive()
             events.recv_multipart()  # the welcome message: from here on nothing is missed
             status = self.status(timeout=None)
             yield status
             while True:
                 if not events.poll(100):
-                    if not self._alive():
-                        raise NoSuchLabError(f"lab {self.run_dir.name!r} is gone")
+                    self.check_alive()
                     yield None
                     continue
                 event = protocol.unpack_event(events.recv_multipart())

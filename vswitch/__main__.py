@@ -1,0 +1,5 @@
+"""`python -m vswitch` is the `lab` command."""
+
+from .cli import main
+
+main()

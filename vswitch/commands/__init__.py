@@ -1,0 +1,1 @@
+"""The verbs of the `lab` command: one module each, exposing `command`."""

@@ -1,0 +1,62 @@
+"""How every listing verb shows its rows: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def format_option(function: _F) -> _F:
+    """Add `-f/--format table|json`, passed on as `form`."""
+    return click.option(
+        "-f", "--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+    )(function)
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, empty: str = "nothing to show") -> None:
+    """Print `rows`: as JSON with all their keys, or as a table of `columns` (key names, shown in capitals)."""
+    if form == "json":
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        return
+    if not rows:
+        click.echo(empty, err=True)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.upper().replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    # Not on a terminal: lines are never folded, so that grep and awk see one row a line.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False, emoji=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value) or "-"
+
+
+def age(seconds: float) -> str:
+    """A duration in the two units that matter: "41s", "5m 3s", "2h 7m", "3d 4h"."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
