@@ -91,9 +91,7 @@ def test_directory_open_to_others_is_not_used(runtime_dir: Path, monkeypatch: py
     assert rundir.base() == Path(f"/tmp/vswitch-{os.getuid()}")
 
 
-def test_find_prefers_the_lab_of_this_directory(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_prefers_the_lab_of_this_directory(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim("here", str(tmp_path / "lab.yaml"))
     claim("there", "/elsewhere/lab.yaml")
     with pytest.raises(NoSuchLabError, match="labs: here, there"):

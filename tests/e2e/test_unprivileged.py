@@ -1,0 +1,101 @@
+"""A user without any privilege: made for the test, gone after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import PAIR, Leftovers
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+
+
+class User:
+    """An account of the machine, with a home and a runtime directory, that may run our Python."""
+
+    def __init__(self) -> None:
+        self.name = f"vsw{secrets.token_hex(3)}"
+        self.home = Path(tempfile.mkdtemp(prefix="vsu-"))
+        subprocess.run(["useradd", "--no-create-home", "--home-dir", self.home, self.name], check=True)
+        self.runtime = self.home / "run"
+        self.runtime.mkdir(mode=0o700)
+        for path in (self.home, self.runtime):
+            shutil.chown(path, self.name, self.name)
+        self.home.chmod(0o700)
+        self.python = self._python()
+
+    def _python(self) -> list[str]:
+        """A Python this user may run, seeing the packages of the one that runs the tests."""
+        prefix = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups", "--inh-caps=-all"]
+        packages = sysconfig.get_path("purelib")
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        for candidate in (sys.executable, "/usr/bin/python3", f"/usr/bin/python{version}"):
+            shell = f'exec "{candidate}" -c "import sys; print(sys.version_info[:2])"'
+            result = subprocess.run([*prefix, "sh", "-c", shell], capture_output=True, text=True, check=False)
+            if result.returncode == 0 and result.stdout.strip() == str(sys.version_info[:2]):
+                # Through sh: the interpreter itself must be opened with this user's rights.
+                start = f"import site; site.addsitedir({packages!r}); from vswitch.cli import main; main()"
+                return [*prefix, "sh", "-c", f'exec "{candidate}" -c "$0" "$@"', start]
+        pytest.fail(f"no Python {version} that another user may run")
+
+    def lab(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "LANG": "C.UTF-8",
+        }
+        return subprocess.run(
+            [*self.python, *arguments],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=90,
+            check=False,
+        )
+
+    def remove(self) -> None:
+        subprocess.run(["userdel", self.name], check=True)
+        shutil.rmtree(self.home)
+
+
+@pytest.fixture
+def user() -> Iterator[User]:
+    account = User()
+    yield account
+    account.lab("down", "--all", cwd=Path("/"))
+    account.remove()
+
+
+def test_netns_lab_needs_no_privilege(user: User) -> None:
+    """Up, ping by name over a veth pair and a packet socket (no TUN for this user), down, nothing left."""
+    (user.home / "lab.yaml").write_text(PAIR)
+    shutil.chown(user.home / "lab.yaml", user.name, user.name)
+    before = Leftovers.of(user.runtime)
+    up = user.lab("up", cwd=user.home)
+    assert up.returncode == 0, up.stderr
+    ping = user.lab("exec", "a", "--", "busybox", "ping", "-c2", "-W2", "b", cwd=user.home)
+    assert ping.returncode == 0, ping.stdout + ping.stderr
+    types = {row["type"] for row in json.loads(user.lab("stats", "-f", "json", cwd=user.home).stdout)}
+    expected = "tap" if Path("/dev/net/tun").stat().st_mode & 0o006 == 0o006 else "packet"
+    assert types == {expected}
+    who = user.lab("exec", "a", "--", "cat", "/proc/self/uid_map", cwd=user.home)
+    assert who.stdout.split()[2] == "1", "the lab is in a user namespace of one user"
+    down = user.lab("down", cwd=user.home)
+    assert down.returncode == 0, down.stderr
+    assert Leftovers.of(user.runtime) == before
+    assert list((user.runtime / "vswitch").iterdir()) == []

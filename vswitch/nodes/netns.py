@@ -1,0 +1,176 @@
+"""Driver `netns`: a real Linux network stack in namespaces of its own, run by the agent as PID 1.
+
+An interface is a TAP device whose descriptor the fabric reads and writes; where /dev/net/tun is not ours to open, it is
+one end of a veth pair, and the fabric has an AF_PACKET socket on the other end, which stays in the lab's namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from msgspec import Struct
+
+from ..coordinator.supervise import Child, describe_exit, spawn_task
+from ..errors import NodeError
+from ..model.lab import Interface, Node
+from ..namespace import visiting
+from ..ports.packet import disable_offloads, open_packet
+from ..ports.tap import open_tap
+from .agent import AgentChannel, agent_program
+from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+_T = TypeVar("_T")
+_IFA_F_NODAD = 0x02  # linux/if_addr.h: do not wait a second to see whether somebody else has the address
+_STOP_GRACE = 2.0  # s
+
+# Stepping into a namespace concerns one thread, and pyroute2 runs an event loop of its own: one thread does both.
+_netlink_thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+_veth_numbers = itertools.count()
+
+
+class NetnsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A netns host has no settings of its own; what it runs goes under `exec`."""
+
+
+class NetnsDriver(Driver):
+    """One network-namespace host."""
+
+    name: ClassVar[str] = "netns"
+    Spec: ClassVar[type[Struct]] = NetnsSpec
+
+    def __init__(self, node: Node, context: NodeContext) -> None:
+        super().__init__(node, context)
+        self._child: Child | None = None
+        self._channel: AgentChannel | None = None
+        self._namespace = -1
+        self._stopping = False
+
+    async def prepare(self) -> None:
+        """Start the agent in new namespaces and wait until it answers."""
+        if not self.context.namespace:
+            raise NodeError("a netns host needs network namespaces, which this machine does not allow; see: lab doctor")
+        hosts = self.context.run_dir / "hosts"
+        hosts.write_text(self.context.hosts)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            log = (self.context.run_dir / "agent.log").open("ab")
+            with log:
+                self._child = Child.spawn(
+                    [agent_program(), "--fd", str(theirs.fileno()), "--hostname", self.node.name, "--hosts", hosts],
+                    run_id=self.context.run_id,
+                    pass_fds=[theirs.fileno()],
+                    output=log,
+                )
+        spawn_task(self._watch(self._child))
+        self._channel = AgentChannel()
+        await self._channel.open(ours)
+        hello = await self._channel.wait_hello()
+        for warning in hello.warnings:
+            self.context.console_output(f"[vswitch: {warning}]\n".encode())
+        self._namespace = os.open(f"/proc/{self._child.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    async def _watch(self, child: Child) -> None:
+        code = await child.wait()
+        if not self._stopping:
+            self.context.exited(describe_exit(code))
+
+    async def open_port(self, interface: Interface) -> FabricEnd:
+        """Create the interface in the host, configured and up."""
+        assert self._child is not None
+        return await _in_netlink_thread(lambda: _make_interface(self._namespace, interface))
+
+    async def start(self) -> None:
+        """Nothing is left to do: the agent answered in `prepare`, the interfaces came with their links."""
+
+    async def stop(self) -> None:
+        """End PID 1 of the host, and with it everything that runs there."""
+        self._stopping = True
+        if self._channel is not None:
+            await self._channel.close()
+        if self._child is not None:
+            try:
+                async with asyncio.timeout(_STOP_GRACE):
+                    await self._child.wait()
+            except TimeoutError:
+                self._child.kill()
+                await self._child.wait()
+        if self._namespace >= 0:
+            os.close(self._namespace)
+            self._namespace = -1
+
+    async def exec(self, request: ExecRequest) -> ExecSession:
+        """Start a command in the host."""
+        if self._channel is None:
+            raise NodeError(f"node {self.node.name} is not up")
+        return await self._channel.exec(request)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the agent."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+
+async def _in_netlink_thread(work: Callable[[], _T]) -> _T:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_netlink_thread, work)
+    except Exception as error:
+        raise NodeError(f"configuring the host's network: {error}") from error
+
+
+def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
+    """Create `interface` in the network namespace, set it up; return what the fabric gets."""
+    from pyroute2 import IPRoute
+
+    try:
+        with visiting(namespace), IPRoute() as route:
+            fd = open_tap(interface.name, mtu=interface.mtu)
+            with _closed_on_error(fd):
+                _configure(route, interface)
+        return FabricEnd("tap", fd)
+    except (PermissionError, FileNotFoundError):
+        pass  # no TUN for us
+    outside = f"v{next(_veth_numbers)}"
+    with IPRoute() as route:
+        peer = {"ifname": interface.name, "net_ns_fd": namespace, "mtu": interface.mtu}
+        route.link("add", ifname=outside, kind="veth", mtu=interface.mtu, peer=peer)
+        index = route.link_lookup(ifname=outside)[0]
+        route.link("set", index=index, state="up")
+        disable_offloads(outside)
+    fd = open_packet(outside)
+    with _closed_on_error(fd), visiting(namespace), IPRoute() as route:
+        disable_offloads(interface.name)
+        _configure(route, interface)
+    return FabricEnd("packet", fd)
+
+
+def _configure(route: IPRoute, interface: Interface) -> None:
+    index = route.link_lookup(ifname=interface.name)[0]
+    route.link("set", index=index, address=interface.mac, mtu=interface.mtu)
+    route.link("set", index=index, state="up")
+    for text in interface.addresses:
+        address = ip_interface(text)
+        if address.version == 4:
+            extra = {"broadcast": str(address.network.broadcast_address)} if address.network.prefixlen < 31 else {}
+        else:
+            extra = {"flags": _IFA_F_NODAD}
+        route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **extra)
+
+
+@contextlib.contextmanager
+def _closed_on_error(fd: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
