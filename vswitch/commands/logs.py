@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,17 +36,16 @@ def command(lab: str | None, follow: bool, tail: int | None, node: str | None) -
     tails = [_Tail(name, path) for name, path in sources.items() if path.exists()]
     for source in tails:
         source.print_new(tail)
-    if not follow:
-        return
-    try:
-        with Client(run_dir) as client:
-            for _ in client.follow():  # about ten times a second, and at once when something happens
-                for source in tails:
-                    source.print_new()
-    except (NoSuchLabError, KeyboardInterrupt):
-        pass
+    if follow:
+        try:
+            with Client(run_dir) as client:
+                for _ in client.follow():  # about ten times a second, and at once when something happens
+                    for source in tails:
+                        source.print_new()
+        except (NoSuchLabError, KeyboardInterrupt):
+            pass
     for source in tails:
-        source.print_new()
+        source.print_rest()
 
 
 class _Tail:
@@ -57,10 +57,19 @@ class _Tail:
         self._rest = b""
 
     def print_new(self, last: int | None = None) -> None:
+        """Print the whole lines that are new, or only the last few of them."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         if last is not None:
             lines = lines[-last:] if last > 0 else []
-        out = click.get_binary_stream("stdout")
+        out = sys.stdout.buffer
         for text in lines:
             out.write(self._prefix + text.rstrip(b"\r") + b"\n")
         out.flush()
+
+    def print_rest(self) -> None:
+        """Print what is new, also a last line that has not ended (a prompt)."""
+        self.print_new()
+        if self._rest.strip():
+            sys.stdout.buffer.write(self._prefix + self._rest.rstrip(b"\r") + b"\n")
+            sys.stdout.buffer.flush()
+            self._rest = b""

@@ -220,9 +220,8 @@ class Executor:
         self._actual.node_changed(node.name, NodeState.BOOTING)
         work = asyncio.get_running_loop().create_task(self._boot(node, machine), name=f"boot {node.name}")
         try:
-            done, _ = await asyncio.wait(
-                {work, machine.exited}, timeout=node.ready_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            waited: set[asyncio.Future[Any]] = {work, machine.exited}
+            done, _ = await asyncio.wait(waited, timeout=node.ready_timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
                 work.cancel()

@@ -92,8 +92,9 @@ class Coordinator:
             await asyncio.gather(bringing_up, return_exceptions=True)
         finally:
             await self._take_down(fabric_watch)
-            for client, number in self._stopped_by:
-                await self._reply(client, number, Done())
+            for client, request in self._stopped_by:
+                with contextlib.suppress(ConnectionError):
+                    await self._reply(client, request, Done())
             receiver.cancel()
             loop.remove_reader(self._lifeline.fileno())
             self._context.destroy(linger=500)
