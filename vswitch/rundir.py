@@ -27,7 +27,8 @@ _LONGEST_FILE = len("/control.sock")
 _MAX_COPIES = 1000
 
 RUN_ENV = "VSWITCH_RUN"
-"""Every process of a lab carries this variable with the lab's run id; `lab gc` finds orphans by it."""
+"""Every process of a lab carries this variable with the lab's run id; `lab gc` finds orphans by it. A run id names the
+directory of labs it belongs to, so that sweeping one directory never touches the labs of another."""
 
 
 class Process(Struct, frozen=True):
@@ -150,7 +151,7 @@ def claim(name: str, source: str, *, version: str, exact: bool) -> tuple[RunDir,
     its remains are in the way.
     """
     root = base()
-    run_id = secrets.token_hex(8)
+    run_id = f"{secrets.token_hex(8)}@{root}"
     staged = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
     try:
         for number in range(1, _MAX_COPIES):

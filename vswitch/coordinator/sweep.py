@@ -39,9 +39,10 @@ def sweep(run_dir: RunDir) -> Swept:
 
 
 def sweep_orphans() -> Swept:
-    """Kill this user's lab processes that belong to no lab directory at all, and delete half-made directories."""
+    """Kill this user's processes of labs that have lost their directory, and delete half-removed directories."""
     known = {run.run_id for _, run in list_runs()}
-    pids = tuple(pid for pid, run_id in _marked() if run_id not in known)
+    ours = f"@{base()}"
+    pids = tuple(pid for pid, run_id in _marked() if run_id.endswith(ours) and run_id not in known)
     _kill(pids)
     for entry in base().glob(".gone-*"):
         RunDir(entry).remove()

@@ -1,0 +1,77 @@
+"""Children watched through pidfds, and sweeping up after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vswitch import rundir
+from vswitch.coordinator.supervise import Child, describe_exit
+from vswitch.coordinator.sweep import crashed, sweep, sweep_orphans
+
+
+def test_child_is_awaited_by_many_and_reports_its_exit_code() -> None:
+    async def scenario() -> list[int]:
+        child = Child.spawn(["sh", "-c", "exit 3"], run_id="x")
+        return await asyncio.gather(child.wait(), child.wait())
+
+    assert asyncio.run(scenario()) == [3, 3]
+
+
+def test_killed_child_reports_the_signal_and_carries_the_run_id(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, bytes]:
+        child = Child.spawn(["sleep", "1000"], run_id="test-run")
+        with open(f"/proc/{child.pid}/environ", "rb") as file:  # noqa: ASYNC230 - it never blocks
+            environment = file.read()
+        child.kill(signal.SIGTERM)
+        code = await child.wait()
+        child.kill()  # nothing happens
+        return code, environment
+
+    code, environment = asyncio.run(scenario())
+    assert code == -signal.SIGTERM
+    assert b"VSWITCH_RUN=test-run" in environment.split(b"\0")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(0, "exit code 0"), (-9, "killed by SIGKILL"), (-99, "killed by signal 99")]
+)
+def test_exit_is_described_in_words(code: int, words: str) -> None:
+    assert describe_exit(code) == words
+
+
+def test_sweep_kills_only_processes_of_that_lab(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_dir))
+    run_dir, run = rundir.claim("dead", "/x/lab.yaml", version="0", exact=True)
+    other_dir, other = rundir.claim("live", "/y/lab.yaml", version="0", exact=True)
+
+    def sleeper(run_id: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "1000"], env={**os.environ, "VSWITCH_RUN": run_id})
+
+    with subprocess.Popen(["sleep", "1000"]) as owner:
+        run_dir.write_run(msgspec.structs.replace(run, owner=rundir.Process.of(owner.pid)))
+        owner.kill()
+    mine, others = sleeper(run.run_id), sleeper(other.run_id)
+    orphan = sleeper(f"no-such-run@{rundir.base()}")
+    stranger = sleeper("no-such-run@/another/place")
+    try:
+        assert [found.name for found in crashed()] == ["dead"]
+        assert sweep(run_dir).pids == (mine.pid,)
+        assert mine.wait(10) == -signal.SIGKILL
+        assert not run_dir.path.exists()
+        assert others.poll() is None
+        assert orphan.pid in sweep_orphans().pids
+        assert orphan.wait(10) == -signal.SIGKILL
+        assert others.poll() is None
+        assert stranger.poll() is None
+        assert other_dir.path.exists()
+    finally:
+        for process in (mine, others, orphan, stranger):
+            process.kill()
+            process.wait()
