@@ -1,0 +1,1 @@
+"""The fabric: the process that hosts the switches of a lab."""

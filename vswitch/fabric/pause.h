@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Bounded back-pressure: a source is not read while the port it sends unicast to has a long queue.
+ *
+ * A fast sender and a slow receiver then run at the receiver's speed with nothing lost and no work wasted on frames
+ * that would be dropped. Flooded frames never pause anybody. The bound, see enum congestion: a port can hold sources up
+ * for PAUSE_LIMIT_NS once per time its queue fills and empties, so no peer can slow another one down for long.
+ */
+#ifndef VSW_PAUSE_H
+#define VSW_PAUSE_H
+
+#include <stdint.h>
+
+#include "port.h"
+
+#define PAUSE_LIMIT_NS 20000000ULL
+
+/* `port`'s queue has passed its mark. Idempotent. */
+void vsw_pause_congested(struct port *port);
+
+/* `port`'s queue has fallen below its mark (`empty`: to nothing): go on reading the sources that waited. */
+void vsw_pause_relieved(struct port *port, bool empty);
+
+/* Stop reading `source` while `destination` is CONGESTED. */
+void vsw_pause_source(struct port *source, struct port *destination);
+
+/* `port` is going away, as source and as destination. */
+void vsw_pause_forget(struct port *port);
+
+/* Give up on ports that have been CONGESTED for the limit. */
+void vsw_pause_expire(struct engine *engine);
+
+/* Return when vsw_pause_expire() has something to do next, in ns, UINT64_MAX for never. */
+uint64_t vsw_pause_deadline(const struct engine *engine);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A port: a switch's side of a link. What all port types share, and what each has to provide.
+ *
+ * Everything here runs in the engine's thread and never blocks.
+ */
+#ifndef VSW_PORT_H
+#define VSW_PORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "frame.h"
+
+struct engine;
+struct vsw_switch;
+struct port;
+
+/* What a port type provides. To add one: a file that exports `const struct port_ops vsw_<name>_ops`, and a line in
+ * vswitch/ports/port_types.def. See docs/porting-a-port.md.
+ */
+struct port_ops {
+	const char *name;
+	unsigned n_fds; /* how many descriptors `open` wants; the first is the one that is polled */
+
+	/* Check the descriptors in port->fds and set up port->private. Return 0 or -errno; on failure the caller closes
+	 * the descriptors. Descriptors are non-blocking already.
+	 */
+	int (*open)(struct port *port);
+
+	/* The descriptor is readable, or hung up: take one burst of frames, pass them to vsw_switch_input() in batches of
+	 * at most FRAME_BATCH, and return. Bad input and end of file are reported with vsw_port_end().
+	 */
+	void (*collect)(struct port *port);
+
+	/* Send or queue `n` (1..FRAME_BATCH) frames, in order, or count the reason why not. The views end on return. */
+	void (*deliver)(struct port *port, const struct frame *frames, unsigned n);
+
+	/* The descriptor is writable: send what is queued. NULL for a type that never queues. */
+	void (*drain)(struct port *port);
+
+	/* Free port->private, counting what was still queued. The caller closes the descriptors. */
+	void (*close)(struct port *port);
+};
+
+/* Why a frame went no further. Counted on the port it came in by (IN) or should have gone out by (OUT). */
+#define VSW_DROPS(X)                                                                                                   \
+	X(RUNT, "runt")               /* IN: shorter than an Ethernet header */                                        \
+	X(OVERSIZE, "oversize")       /* IN: longer than FRAME_MAX, or cut by its port */                              \
+	X(BAD_SOURCE, "bad_source")   /* IN: sent from a group address */                                              \
+	X(NO_CHECKSUM, "no_checksum") /* IN: left for hardware to finish that is not there */                          \
+	X(SAME_PORT, "same_port")     /* IN: its destination is where it came from */                                  \
+	X(NOWHERE, "nowhere")         /* IN: to be flooded, but there is no other port */                              \
+	X(OVERFLOW, "overflow")       /* OUT: the queue is full */                                                     \
+	X(TOO_LONG, "too_long")       /* OUT: longer than this port can carry */                                       \
+	X(LINK_DOWN, "link_down")     /* OUT: the device is not up */                                                  \
+	X(REFUSED, "refused")         /* OUT: the kernel would not take it, for another reason */                      \
+	X(CLOSED, "closed")           /* OUT: still queued, or just routed here, when it closed */
+
+enum drop {
+#define X(symbol, name) DROP_##symbol,
+	VSW_DROPS(X)
+#undef X
+		NUM_DROPS
+};
+
+extern const char *const vsw_drop_names[NUM_DROPS];
+
+/* UP       frames move. -> CLOSED, ERROR
+ * CLOSED   the peer has gone, as peers may. Descriptors are closed, counters remain.
+ * ERROR    the peer broke the rules or the kernel failed us. Like CLOSED.
+ * Nothing leads back to UP: a returning peer gets a new port, so that no state of the old one lingers.
+ */
+enum port_state { PORT_UP, PORT_CLOSED, PORT_ERROR, NUM_PORT_STATES };
+
+extern const char *const vsw_port_state_names[NUM_PORT_STATES];
+
+/* CLEAR       the queue is short.
+ * CONGESTED   the queue has passed its mark: a source that sends unicast here is paused. Until a time limit only.
+ * GIVEN_UP    the limit passed: nobody waits for this port until its queue has been empty once; what does not fit is
+ *             dropped. So a port that takes nothing, or little, cannot hold up the others.
+ */
+enum congestion { CONGESTION_CLEAR, CONGESTION_CONGESTED, CONGESTION_GIVEN_UP };
+
+#define PORT_MAX_FDS 2
+
+struct port {
+	const struct port_ops *ops;
+	struct engine *engine;
+	struct vsw_switch *sw;
+	uint32_t id;
+	int fds[PORT_MAX_FDS];
+	enum port_state state;
+	uint32_t events; /* what epoll watches for */
+	void *private;
+
+	uint64_t rx_frames, rx_bytes; /* taken from the peer */
+	uint64_t tx_frames, tx_bytes; /* given to the peer */
+	uint64_t drops[NUM_DROPS];
+	uint64_t unlearnt; /* frames whose source address found no room in the FDB */
+	uint64_t pauses;   /* times this port was not read because a destination was congested */
+	char reason[160];  /* why it is not UP */
+
+	enum congestion congestion;
+	uint64_t congested_until;   /* ns; only while CONGESTED */
+	TAILQ_HEAD(, port) waiting; /* sources paused because of this port */
+	struct port *waits_for;     /* NULL: not paused */
+	TAILQ_ENTRY(port) in_waiting;
+	TAILQ_ENTRY(port) in_congested; /* engine->congested */
+	STAILQ_ENTRY(port) in_ended;    /* engine->ended, until Python has heard of it */
+	bool unreported;
+
+	uint16_t chain_first, chain_last; /* switch.c: frames of the batch at hand bound for this port */
+};
+
+/* Look a port type up by name; NULL when there is none. */
+const struct port_ops *vsw_port_ops_find(const char *name);
+
+/* All port types, NULL at the end. */
+extern const struct port_ops *const vsw_port_types[];
+
+/* Make a port of switch `sw`. Takes over `fds` (closed on failure too). Return 0 or -errno. */
+int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *fds, unsigned n_fds, struct port **made);
+
+/* Remove and free a port in any state. */
+void vsw_port_free(struct port *port);
+
+/* End an UP port: descriptors closed, addresses forgotten, its sources resumed, the reason (printf) kept and reported.
+ * The struct stays, so a caller in mid-burst may go on; it must not touch private state afterwards.
+ */
+__attribute__((format(printf, 3, 4))) void vsw_port_end(struct port *port, enum port_state state, const char *reason,
+							...);
+
+/* End the port for `error` (positive errno) that a system call on its descriptor gave; "reset by peer" and the like
+ * are CLOSED, the rest is ERROR.
+ */
+void vsw_port_end_errno(struct port *port, const char *what, int error);
+
+/* Return the reason to count when a system call would not send a frame. */
+enum drop vsw_drop_for_errno(int error);
+
+/* Have epoll watch for `events` (EPOLLIN, EPOLLOUT) on an UP port's first descriptor. Cheap when nothing changes. */
+void vsw_port_watch(struct port *port, uint32_t events);
+
+static inline void vsw_port_count_tx(struct port *port, uint64_t frames, uint64_t bytes)
+{
+	port->tx_frames += frames;
+	port->tx_bytes += bytes;
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "datagrams.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+int vsw_datagrams_send(struct port *port, int fd, const struct frame *frames, unsigned n)
+{
+	struct mmsghdr messages[FRAME_BATCH];
+	struct iovec pieces[FRAME_BATCH];
+	unsigned i = 0;
+
+	for (unsigned j = 0; j < n; j++) {
+		pieces[j] = (struct iovec){ (void *)(uintptr_t)frames[j].data, frames[j].len };
+		messages[j].msg_hdr = (struct msghdr){ .msg_iov = &pieces[j], .msg_iovlen = 1 };
+	}
+	while (i < n) {
+		int sent = sendmmsg(fd, messages + i, n - i, MSG_DONTWAIT);
+
+		for (int j = 0; j < sent; j++, i++)
+			vsw_port_count_tx(port, 1, frames[i].len);
+		if (sent > 0)
+			continue;
+		if (errno == ENXIO) {
+			port->drops[DROP_CLOSED] += n - i;
+			return ENXIO;
+		}
+		port->drops[vsw_drop_for_errno(errno)]++; /* concerns the frame at i; those after it may do */
+		i++;
+	}
+	return 0;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "outqueue.h"
+
+#include <stdlib.h>
+
+#define MASK (OUTQUEUE_SIZE - 1)
+
+void vsw_outqueue_free(struct outqueue *queue)
+{
+	free(queue->ring);
+	*queue = (struct outqueue){ 0 };
+}
+
+bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32_t sent)
+{
+	uint32_t size = FRAME_PREFIX + frame->len - sent;
+	uint32_t at = queue->tail & MASK;
+	uint32_t before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
+	const uint8_t *from = frame->data - FRAME_PREFIX + sent;
+
+	if (queue->frames == OUTQUEUE_FRAMES || OUTQUEUE_SIZE - vsw_outqueue_bytes(queue) < size)
+		return false;
+	if (!queue->ring) {
+		queue->ring = malloc(OUTQUEUE_SIZE); /* touched, and so really taken, only as far as it fills */
+		if (!queue->ring)
+			return false;
+	}
+	if (sent) {
+		queue->rest = size;
+		queue->len = frame->len;
+	}
+	memcpy(queue->ring + at, from, before_end);
+	memcpy(queue->ring, from + before_end, size - before_end);
+	queue->tail += size;
+	queue->frames++;
+	return true;
+}
+
+int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2])
+{
+	uint32_t at = queue->head & MASK;
+	uint32_t size = vsw_outqueue_bytes(queue);
+	uint32_t before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
+
+	if (!size)
+		return 0;
+	pieces[0] = (struct iovec){ queue->ring + at, before_end };
+	pieces[1] = (struct iovec){ queue->ring, size - before_end };
+	return before_end < size ? 2 : 1;
+}
+
+/* Read the length prefix at the head; it may lie across the ring's end. */
+static uint32_t length_at_head(const struct outqueue *queue)
+{
+	uint32_t len = 0;
+
+	for (uint32_t i = 0; i < FRAME_PREFIX; i++)
+		len = len << 8 | queue->ring[(queue->head + i) & MASK];
+	return len;
+}
+
+void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, uint64_t *bytes)
+{
+	while (n) {
+		uint32_t step;
+
+		if (!queue->rest) {
+			queue->len = length_at_head(queue);
+			queue->rest = FRAME_PREFIX + queue->len;
+		}
+		step = n < queue->rest ? (uint32_t)n : queue->rest;
+		queue->rest -= step;
+		queue->head += step;
+		n -= step;
+		if (!queue->rest) {
+			queue->frames--;
+			++*frames;
+			*bytes += queue->len;
+		}
+	}
+	if (queue->head == queue->tail)
+		queue->head = queue->tail = 0; /* the next backlog uses the same, warm, part of the ring */
+}

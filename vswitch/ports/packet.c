@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Port type `packet`: an AF_PACKET raw socket bound to a network device, packet(7); the way to a veth pair where TAP
+ * devices are not to be had. What the local stack sends through the other end arrives here.
+ *
+ * The kernel takes an 802.1Q tag out of the frame and hands it over beside it: it is put back. A frame whose checksum was
+ * left to the device has none at all: the device's offloads must be off (packet.py sees to it); if somebody turned them
+ * on again the frame is dropped and counted rather than passed on broken.
+ */
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "../fabric/engine.h"
+#include "../fabric/switch.h"
+#include "datagrams.h"
+
+#define BURST          64 /* frames per system call */
+#define HEADROOM       16 /* bytes before each frame: its length prefix, and room to put a tag back */
+#define SLOT_ALIGNMENT 64 /* bytes */
+#define CONTROL_SIZE   CMSG_SPACE(sizeof(struct tpacket_auxdata))
+
+struct packet {
+	uint32_t slot; /* bytes of scratch memory per frame */
+	unsigned burst;
+};
+
+static int set_option(int fd, int option)
+{
+	int on = 1;
+
+	return setsockopt(fd, SOL_PACKET, option, &on, sizeof(on)) ? -errno : 0;
+}
+
+/* Make the slots as large as the device's frames. Return 0 or -errno. */
+static int size_slots(struct port *port)
+{
+	struct packet *packet = port->private;
+	struct sockaddr_ll address;
+	socklen_t size = sizeof(address);
+	struct ifreq request = { 0 };
+
+	if (getsockname(port->fds[0], (struct sockaddr *)&address, &size))
+		return -errno;
+	if (address.sll_family != AF_PACKET)
+		return -EPROTOTYPE;
+	if (address.sll_ifindex <= 0)
+		return -ENODEV;
+	request.ifr_ifindex = address.sll_ifindex;
+	if (ioctl(port->fds[0], SIOCGIFNAME, &request) || ioctl(port->fds[0], SIOCGIFMTU, &request))
+		return -errno;
+	if (request.ifr_mtu < 0 || request.ifr_mtu > FRAME_MAX - ETH_HLEN - FRAME_VLAN_TAG)
+		return -EMSGSIZE;
+	packet->slot = HEADROOM + ETH_HLEN + FRAME_VLAN_TAG + (uint32_t)request.ifr_mtu;
+	packet->slot = (packet->slot + SLOT_ALIGNMENT - 1) / SLOT_ALIGNMENT * SLOT_ALIGNMENT;
+	packet->burst = ENGINE_SCRATCH / packet->slot;
+	if (packet->burst > BURST)
+		packet->burst = BURST;
+	return 0;
+}
+
+static int packet_open(struct port *port)
+{
+	int ret = set_option(port->fds[0], PACKET_AUXDATA);
+
+	ret = ret ? ret : set_option(port->fds[0], PACKET_IGNORE_OUTGOING);
+	if (ret)
+		return ret;
+	port->private = calloc(1, sizeof(struct packet));
+	if (!port->private)
+		return -ENOMEM;
+	ret = size_slots(port);
+	if (ret)
+		free(port->private);
+	return ret;
+}
+
+static void packet_close(struct port *port)
+{
+	free(port->private);
+	port->private = NULL;
+}
+
+static const struct tpacket_auxdata *find_auxdata(struct msghdr *message)
+{
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header))
+		if (header->cmsg_level == SOL_PACKET && header->cmsg_type == PACKET_AUXDATA)
+			return (const struct tpacket_auxdata *)(const void *)CMSG_DATA(header);
+	return NULL;
+}
+
+/* Put the tag the kernel took out back before the EtherType. Return the frame's new beginning, FRAME_VLAN_TAG earlier. */
+static uint8_t *insert_tag(uint8_t *data, const struct tpacket_auxdata *auxdata)
+{
+	uint16_t protocol = auxdata->tp_status & TP_STATUS_VLAN_TPID_VALID ? auxdata->tp_vlan_tpid : ETH_P_8021Q;
+	uint16_t tag[2] = { htobe16(protocol), htobe16(auxdata->tp_vlan_tci) };
+
+	memmove(data - FRAME_VLAN_TAG, data, FRAME_MAC_PAIR);
+	data -= FRAME_VLAN_TAG;
+	memcpy(data + FRAME_MAC_PAIR, tag, sizeof(tag));
+	return data;
+}
+
+/* Make a frame of a received message. Return false if it was dropped. */
+static bool accept_frame(struct port *port, struct mmsghdr *message, struct frame *frame)
+{
+	const struct tpacket_auxdata *auxdata = find_auxdata(&message->msg_hdr);
+	uint8_t *data = message->msg_hdr.msg_iov->iov_base;
+	uint32_t len = message->msg_len;
+
+	if (!auxdata || message->msg_hdr.msg_flags & MSG_TRUNC) {
+		port->drops[DROP_OVERSIZE]++;
+		size_slots(port); /* the MTU may have grown; what that says can wait until the device is used next */
+		return false;
+	}
+	if (auxdata->tp_status & TP_STATUS_CSUMNOTREADY) {
+		port->drops[DROP_NO_CHECKSUM]++;
+		return false;
+	}
+	if (len < FRAME_MIN) {
+		port->drops[DROP_RUNT]++;
+		return false;
+	}
+	if (auxdata->tp_status & TP_STATUS_VLAN_VALID) {
+		data = insert_tag(data, auxdata);
+		len += FRAME_VLAN_TAG;
+	}
+	frame_set_prefix(data, len);
+	*frame = (struct frame){ data, len };
+	return true;
+}
+
+/* Handle an error of the socket. The device going down is one, too; it may come up again. */
+static void handle_error(struct port *port, const char *what, int error)
+{
+	struct sockaddr_ll address;
+	socklen_t size = sizeof(address);
+
+	if (error == EAGAIN || error == EINTR)
+		return;
+	if (error == ENETDOWN || error == ENXIO) {
+		if (!getsockname(port->fds[0], (struct sockaddr *)&address, &size) && address.sll_ifindex > 0)
+			return;
+		vsw_port_end(port, PORT_CLOSED, "the device is gone");
+		return;
+	}
+	vsw_port_end_errno(port, what, error);
+}
+
+static void packet_collect(struct port *port)
+{
+	struct packet *packet = port->private;
+	struct mmsghdr messages[BURST];
+	struct iovec pieces[BURST];
+	_Alignas(struct cmsghdr) uint8_t control[BURST][CONTROL_SIZE];
+	struct frame frames[BURST];
+	unsigned n = 0;
+	int got;
+
+	for (unsigned i = 0; i < packet->burst; i++) {
+		pieces[i].iov_base = port->engine->scratch + (size_t)i * packet->slot + HEADROOM;
+		pieces[i].iov_len = packet->slot - HEADROOM;
+		messages[i].msg_hdr = (struct msghdr){
+			.msg_iov = &pieces[i],
+			.msg_iovlen = 1,
+			.msg_control = control[i],
+			.msg_controllen = CONTROL_SIZE,
+		};
+	}
+	got = recvmmsg(port->fds[0], messages, packet->burst, MSG_DONTWAIT, NULL);
+	if (got < 0) {
+		handle_error(port, "receiving", errno);
+		return;
+	}
+	for (int i = 0; i < got; i++)
+		n += accept_frame(port, &messages[i], &frames[n]);
+	if (n)
+		vsw_switch_input(port, frames, n);
+}
+
+static void packet_deliver(struct port *port, const struct frame *frames, unsigned n)
+{
+	int error = vsw_datagrams_send(port, port->fds[0], frames, n);
+
+	if (error)
+		handle_error(port, "sending", error);
+}
+
+const struct port_ops vsw_packet_ops = {
+	.name = "packet",
+	.n_fds = 1,
+	.open = packet_open,
+	.collect = packet_collect,
+	.deliver = packet_deliver,
+	.close = packet_close,
+};

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Port type `stream`: a connected stream socket (unix or TCP) in the framing of QEMU's `stream` and `socket` netdevs:
+ * each frame is preceded by its length as a 32-bit number in network order. (QEMU: net/socket.c, net/stream_data.c.)
+ *
+ * A length over FRAME_MAX ends the port, as it does in QEMU. Frames shorter than an Ethernet header are discarded; a
+ * length of 0 must not be passed on above all: QEMU 7.2 never receives again after one.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "../fabric/engine.h"
+#include "../fabric/pause.h"
+#include "../fabric/switch.h"
+#include "outqueue.h"
+
+#define READ_SIZE   (128U << 10)        /* bytes taken by one read */
+#define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
+#define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
+
+/* A TCP peer that has vanished without a word is noticed after KEEP_IDLE + KEEP_COUNT * KEEP_INTERVAL seconds when
+ * idle, and after UNACKED_MS when it owes us an acknowledgement.
+ */
+#define KEEP_IDLE     10
+#define KEEP_INTERVAL 5
+#define KEEP_COUNT    3
+#define UNACKED_MS    30000
+
+/* Receiving: `part` holds the beginning of a frame whose end has not come yet, prefix included. Until the prefix is
+ * complete, part_want is 0. Between bursts this is all the memory a port uses for receiving.
+ */
+struct stream {
+	uint8_t *part;
+	uint32_t part_size; /* allocated */
+	uint32_t part_len;
+	uint32_t part_want;
+	struct outqueue queue;
+};
+
+/* Frames found in a burst, handed over when there are FRAME_BATCH of them. */
+struct found {
+	struct port *port;
+	unsigned n;
+	struct frame frames[FRAME_BATCH];
+};
+
+static int set_option(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof(value)) ? -errno : 0;
+}
+
+static int set_tcp_options(int fd)
+{
+	int ret = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+
+	ret = ret ? ret : set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE);
+	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL);
+	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
+	return ret ? ret : set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_MS);
+}
+
+static int stream_open(struct port *port)
+{
+	int fd = port->fds[0];
+	int type, domain;
+	socklen_t size = sizeof(int);
+	struct sockaddr_storage peer;
+	socklen_t peer_size = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) ||
+	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) ||
+	    getpeername(fd, (struct sockaddr *)&peer, &peer_size))
+		return -errno;
+	if (type != SOCK_STREAM)
+		return -EPROTOTYPE;
+	if (domain == AF_INET || domain == AF_INET6) {
+		int ret = set_tcp_options(fd);
+
+		if (ret)
+			return ret;
+	}
+	port->private = calloc(1, sizeof(struct stream));
+	return port->private ? 0 : -ENOMEM;
+}
+
+static void stream_close(struct port *port)
+{
+	struct stream *stream = port->private;
+
+	port->drops[DROP_CLOSED] += stream->queue.frames;
+	vsw_outqueue_free(&stream->queue);
+	free(stream->part);
+	free(stream);
+	port->private = NULL;
+}
+
+/* --- receiving --- */
+
+static uint32_t read_length(const uint8_t *wire)
+{
+	uint32_t len;
+
+	memcpy(&len, wire, sizeof(len));
+	return be32toh(len);
+}
+
+static void hand_over(struct found *found)
+{
+	if (found->n)
+		vsw_switch_input(found->port, found->frames, found->n);
+	found->n = 0;
+}
+
+static void add(struct found *found, const uint8_t *data, uint32_t len)
+{
+	if (len < FRAME_MIN) {
+		found->port->drops[DROP_RUNT]++;
+		return;
+	}
+	found->frames[found->n++] = (struct frame){ data, len };
+	if (found->n == FRAME_BATCH)
+		hand_over(found);
+}
+
+/* Find the whole frames in `n` bytes. Return how many bytes they took, -1 after a length nobody may send. */
+static ssize_t parse(struct found *found, const uint8_t *wire, size_t n)
+{
+	size_t at = 0;
+
+	while (n - at >= FRAME_PREFIX) {
+		uint32_t len = read_length(wire + at);
+
+		if (len > FRAME_MAX) {
+			hand_over(found);
+			found->port->drops[DROP_OVERSIZE]++;
+			vsw_port_end(found->port, PORT_ERROR,
+				     "the peer sent a frame of %u bytes; at most %u are allowed", len, FRAME_MAX);
+			return -1;
+		}
+		if (n - at - FRAME_PREFIX < len)
+			break;
+		add(found, wire + at + FRAME_PREFIX, len);
+		at += FRAME_PREFIX + len;
+	}
+	return (ssize_t)at;
+}
+
+/* Keep the beginning of a frame for the next burst; `n` < FRAME_PREFIX + FRAME_MAX bytes, checked by parse(). */
+static void keep(struct port *port, const uint8_t *wire, uint32_t n)
+{
+	struct stream *stream = port->private;
+	uint32_t want = n < FRAME_PREFIX ? 0 : FRAME_PREFIX + read_length(wire);
+	uint32_t size = want ? want : FRAME_PREFIX;
+
+	stream->part_len = n;
+	stream->part_want = want;
+	if (!n)
+		return;
+	if (stream->part_size < size) {
+		uint8_t *part = realloc(stream->part, size);
+
+		if (!part) {
+			vsw_port_end_errno(port, "keeping half a frame", ENOMEM);
+			return;
+		}
+		stream->part = part;
+		stream->part_size = size;
+	}
+	memcpy(stream->part, wire, n);
+}
+
+static void stream_collect(struct port *port)
+{
+	struct stream *stream = port->private;
+	uint8_t *scratch = port->engine->scratch;
+	struct found found = { .port = port };
+	struct iovec pieces[2];
+	uint32_t missing = 0; /* bytes until the kept frame is whole */
+	size_t n;
+	ssize_t got, used;
+
+	if (stream->part_want) {
+		/* The end of a kept frame goes where its beginning is, what follows into the scratch memory. */
+		missing = stream->part_want - stream->part_len;
+		pieces[0] = (struct iovec){ stream->part + stream->part_len, missing };
+		pieces[1] = (struct iovec){ scratch, READ_SIZE };
+		got = readv(port->fds[0], pieces, 2);
+	} else {
+		/* Half a prefix, if any, goes before what follows. */
+		for (uint32_t i = 0; i < stream->part_len; i++)
+			scratch[i] = stream->part[i];
+		got = read(port->fds[0], scratch + stream->part_len, READ_SIZE);
+	}
+	if (got < 0) {
+		if (errno != EAGAIN && errno != EINTR)
+			vsw_port_end_errno(port, "receiving", errno);
+		return;
+	}
+	if (got == 0) {
+		vsw_port_end(port, PORT_CLOSED,
+			     stream->part_len ? "the peer closed the connection in mid-frame"
+					      : "the peer closed the connection");
+		return;
+	}
+	n = (size_t)got;
+	if (missing) {
+		if (n < missing) {
+			stream->part_len += (uint32_t)n;
+			return;
+		}
+		n -= missing;
+		add(&found, stream->part + FRAME_PREFIX, stream->part_want - FRAME_PREFIX);
+	} else {
+		n += stream->part_len;
+	}
+	used = parse(&found, scratch, n);
+	if (used < 0)
+		return;
+	hand_over(&found);
+	keep(port, scratch + used, (uint32_t)(n - (size_t)used));
+}
+
+/* --- sending --- */
+
+/* Send frames straight from where they are. Return how many are settled: sent, or, the last one, sent in part with the
+ * rest queued.
+ */
+static unsigned send_now(struct port *port, const struct frame *frames, unsigned n)
+{
+	struct stream *stream = port->private;
+	struct iovec pieces[FRAME_BATCH];
+	struct msghdr message = { .msg_iov = pieces };
+	uint64_t bytes = 0;
+	unsigned n_pieces = 0, i = 0;
+	ssize_t sent;
+	size_t left;
+
+	for (unsigned j = 0; j < n; j++) {
+		uint8_t *start = (uint8_t *)(uintptr_t)frames[j].data - FRAME_PREFIX;
+		size_t size = FRAME_PREFIX + frames[j].len;
+		struct iovec *last = n_pieces ? &pieces[n_pieces - 1] : NULL;
+
+		if (last && (uint8_t *)last->iov_base + last->iov_len == start)
+			last->iov_len += size;
+		else
+			pieces[n_pieces++] = (struct iovec){ start, size };
+	}
+	message.msg_iovlen = n_pieces;
+	sent = sendmsg(port->fds[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0) {
+		if (errno != EAGAIN && errno != EINTR && errno != ENOBUFS)
+			vsw_port_end_errno(port, "sending", errno);
+		return 0;
+	}
+	for (left = (size_t)sent; i < n && left >= FRAME_PREFIX + frames[i].len; i++) {
+		left -= FRAME_PREFIX + frames[i].len;
+		bytes += frames[i].len;
+	}
+	vsw_port_count_tx(port, i, bytes);
+	if (left) {
+		if (!vsw_outqueue_push(&stream->queue, &frames[i], (uint32_t)left)) {
+			port->drops[DROP_CLOSED]++;
+			vsw_port_end_errno(port, "keeping half a frame", ENOMEM);
+		}
+		i++;
+	}
+	return i;
+}
+
+static void stream_deliver(struct port *port, const struct frame *frames, unsigned n)
+{
+	struct stream *stream = port->private;
+	struct outqueue *queue = &stream->queue;
+	unsigned i = 0;
+
+	if (!queue->frames) {
+		i = send_now(port, frames, n);
+		if (port->state != PORT_UP) {
+			port->drops[DROP_CLOSED] += n - i;
+			return;
+		}
+		if (i == n && !queue->frames)
+			return;
+	}
+	for (; i < n; i++)
+		if (!vsw_outqueue_push(queue, &frames[i], 0))
+			port->drops[DROP_OVERFLOW]++;
+	vsw_port_watch(port, port->events | EPOLLOUT);
+	if (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES)
+		vsw_pause_congested(port);
+}
+
+static void stream_drain(struct port *port)
+{
+	struct stream *stream = port->private;
+	struct outqueue *queue = &stream->queue;
+	struct iovec pieces[2];
+	struct msghdr message = { .msg_iov = pieces };
+	ssize_t sent;
+
+	message.msg_iovlen = (size_t)vsw_outqueue_peek(queue, pieces);
+	if (message.msg_iovlen) {
+		sent = sendmsg(port->fds[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (sent < 0) {
+			if (errno != EAGAIN && errno != EINTR && errno != ENOBUFS)
+				vsw_port_end_errno(port, "sending", errno);
+			return;
+		}
+		vsw_outqueue_consume(queue, (uint64_t)sent, &port->tx_frames, &port->tx_bytes);
+	}
+	if (!queue->frames)
+		vsw_port_watch(port, port->events & ~(uint32_t)EPOLLOUT);
+	if (vsw_outqueue_bytes(queue) <= MARK_BYTES / 2 && queue->frames <= MARK_FRAMES / 2)
+		vsw_pause_relieved(port, !queue->frames);
+}
+
+const struct port_ops vsw_stream_ops = {
+	.name = "stream",
+	.n_fds = 1,
+	.open = stream_open,
+	.collect = stream_collect,
+	.deliver = stream_deliver,
+	.drain = stream_drain,
+	.close = stream_close,
+};
