@@ -82,8 +82,7 @@ def _up(lab: Lab, name: str | None, *, attach: bool, timeout: float | None, keep
     except AlreadyUpError as up:
         if up.run.source != lab.source:
             raise LabError(f"{up}; choose another --name") from None
-        click.echo(f"lab {up.run.name} is already up (see: lab ps; another copy of it: lab up --name NAME)")
-        return 0
+        return _already_up(lab, up.run_dir, up.run)
     run = launched.run
     try:
         with Client(launched.run_dir) as client:
@@ -114,6 +113,23 @@ def _up(lab: Lab, name: str | None, *, attach: bool, timeout: float | None, keep
         _end(launched)
         click.echo(f"lab {run.name} is down, nothing is left", err=True)
         return 0 if attach else _INTERRUPTED
+    return 0
+
+
+def _already_up(lab: Lab, run_dir: RunDir, run: Run) -> int:
+    """Say that this file's lab is up, and if it is not what the file says now; return the exit code."""
+    import msgspec
+
+    from ..coordinator.client import Client
+
+    with Client(run_dir) as client:
+        status = client.status()
+    click.echo(f"lab {run.name} is already up (see: lab ps; another copy of it: lab up --name NAME)")
+    if run_dir.lab_file.read_bytes() != msgspec.json.encode(lab):
+        click.echo("note: the file has changed since; lab down, then lab up, to have it as it is now", err=True)
+    if status.state == "broken":
+        click.echo(f"but it is broken: {status.cause}", err=True)
+        return 1
     return 0
 
 
