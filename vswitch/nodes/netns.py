@@ -73,7 +73,7 @@ class NetnsDriver(Driver):
                     output=log,
                 )
         spawn_task(self._watch(self._child))
-        self._channel = AgentChannel()
+        self._channel = AgentChannel(self._lost)
         await self._channel.open(ours)
         hello = await self._channel.wait_hello()
         for warning in hello.warnings:
@@ -84,6 +84,12 @@ class NetnsDriver(Driver):
         code = await child.wait()
         if not self._stopping:
             self.context.exited(describe_exit(code))
+
+    def _lost(self, reason: str) -> None:
+        """The host cannot be reached any more, so it is ended (if it has not been: then its exit says why)."""
+        if self._child is not None and not self._stopping:
+            self.context.console_output(f"[vswitch: {reason}]\n".encode())
+            self._child.kill()
 
     async def open_port(self, interface: Interface) -> FabricEnd:
         """Create the interface in the host, configured and up."""
