@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import socket
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _IFA_F_NODAD = 0x02  # linux/if_addr.h: do not wait a second to see whether somebody else has the address
+_TUNSETPERSIST = 0x400454CB  # linux/if_tun.h
 _STOP_GRACE = 2.0  # s
 
 # Stepping into a namespace concerns one thread, and pyroute2 runs an event loop of its own: one thread does both.
@@ -142,6 +144,9 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
         with visiting(namespace), IPRoute() as route:
             fd = open_tap(interface.name, mtu=interface.mtu)
             with _closed_on_error(fd):
+                # Closing the last descriptor of a TAP destroys it, at some 20 ms each; a persistent one goes with its
+                # namespace, which the kernel takes apart in the background, many at once (measured: 0.1 ms).
+                fcntl.ioctl(fd, _TUNSETPERSIST, 1)
                 _configure(route, interface)
         return FabricEnd("tap", fd)
     except (PermissionError, FileNotFoundError):
