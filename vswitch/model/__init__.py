@@ -1,1 +1,43 @@
 """The lab file: typed specs as written, the resolved lab, and the way from one to the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import LabError
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+    from .lab import Lab
+
+# What reads a file is imported where it is used: the coordinator needs `model.lab` and nothing else of this package.
+
+
+def load(
+    file: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    env: Mapping[str, str] | None = None,
+    catalogue: Catalogue | None = None,
+) -> Lab:
+    """Read a lab file and settle everything it leaves open.
+
+    `file` is a path or "-" for standard input; `text`, if given, is taken for its contents. Variables come from `env`
+    (default: the process's environment); `catalogue` has the drivers and port types there are (default: all installed).
+    Raises LabFileError with every mistake there is, in file order.
+    """
+    from .load import load_lab
+
+    return load_lab(file, text=text, env=os.environ if env is None else env, catalogue=catalogue)
+
+
+def check_name(name: str) -> None:
+    """Raise LabError unless `name` can be the name of a lab."""
+    import re
+
+    from .spec import NAME_PATTERN, NAME_RULE
+
+    if name.endswith("\n") or re.search(NAME_PATTERN, name) is None:
+        raise LabError(f"{name!r} cannot be a lab's name; expected {NAME_RULE}")

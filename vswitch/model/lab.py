@@ -53,7 +53,8 @@ class Node(Struct, frozen=True, kw_only=True):
 
 class Network(Struct, frozen=True, kw_only=True):
     """One LAN. `ageing` in seconds; `fdb_limit` in entries; `ports` are the ports that face outside the lab, by name:
-    each value holds the fields of a port spec, `type` among them."""
+    each value holds the fields of a port spec, `type` among them.
+    """
 
     name: str
     type: NetworkType = "switch"

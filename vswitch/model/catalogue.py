@@ -1,0 +1,56 @@
+"""The node drivers and port types a lab file may name, and the settings each takes."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import msgspec.inspect as mi
+from msgspec import Struct
+
+from ..ports.port import PortSpec
+from .spec import CommonSpec, GroupSpec, KindSpec, NodeSpec
+
+_COMMON = {
+    name for spec in (CommonSpec, KindSpec, GroupSpec, NodeSpec) for name in spec.__struct_fields__
+}  # spelt as in the file: these structs rename nothing
+
+
+class Catalogue(NamedTuple):
+    """Settings structs by the name of their driver, and of their port type."""
+
+    drivers: dict[str, type[Struct]]
+    port_types: dict[str, type[PortSpec]]
+
+    def fields(self, driver: str) -> dict[str, mi.Field]:
+        """The settings of one driver, by key."""
+        return _fields(self.drivers[driver])
+
+    def drivers_with(self, key: str) -> list[str]:
+        """The drivers that have a setting called `key`."""
+        return [name for name in self.drivers if key in self.fields(name)]
+
+    def all_driver_keys(self) -> set[str]:
+        """Every setting that some driver has."""
+        return {key for name in self.drivers for key in self.fields(name)}
+
+
+@functools.cache
+def _fields(spec: type[Struct]) -> dict[str, mi.Field]:
+    info = mi.type_info(spec)
+    assert isinstance(info, mi.StructType)
+    fields = {field.encode_name: field for field in info.fields}
+    if clash := _COMMON & fields.keys():
+        raise TypeError(
+            f"{spec.__name__}: {', '.join(sorted(clash))} mean the same for every driver; choose other names"
+        )
+    return fields
+
+
+@functools.cache
+def installed() -> Catalogue:
+    """Everything that comes with vswitch."""
+    from ..nodes.driver import load_drivers
+    from ..ports.port import load_port_types
+
+    return Catalogue({name: driver.Spec for name, driver in load_drivers().items()}, load_port_types())

@@ -1,0 +1,346 @@
+"""From the file as written to the lab as it will be: links, interfaces, MACs, addresses, dependencies, names."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping as AnyMapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import msgspec
+import msgspec.inspect as mi
+
+from ..ports.port import PortSpec
+from .addressing import Addressing, Member, Segment, as_list, read_subnets
+from .catalogue import Catalogue
+from .convert import BAD, Converter
+from .inherit import Inheritance, Inherited
+from .lab import Check, Condition, Endpoint, Healthcheck, Interface, Lab, Link, Network, Node
+from .links import End, WrittenLink, read_links
+from .mac import derive_mac, mac_mistake
+from .problems import Problems
+from .spec import CheckSpec, HealthcheckSpec, InterfaceSpec, LabSpec, NetworkSpec
+from .tree import Mapping, Path, find
+from .tree import Node as Tree
+
+
+def resolve(
+    file: LabSpec, root: Tree, name: str, source: str, problems: Problems, catalogue: Catalogue, converter: Converter
+) -> Lab:
+    """Settle everything the file leaves open. Mistakes go to `problems`; the result counts only if there are none."""
+    return _Resolver(file, root, name, source, problems, catalogue, converter).lab()
+
+
+class _Resolver:
+    def __init__(
+        self,
+        file: LabSpec,
+        root: Tree,
+        name: str,
+        source: str,
+        problems: Problems,
+        catalogue: Catalogue,
+        converter: Converter,
+    ) -> None:
+        self._file = file
+        self._root = root
+        self._name = name
+        self._source = source
+        self._problems = problems
+        self._catalogue = catalogue
+        self._converter = converter
+        # As declared, also where the value is wrong: a mistake in a node is not an unknown node in its links.
+        self._declared_nodes = self._keys("nodes")
+        self._declared_networks = self._keys("networks")
+
+    def lab(self) -> Lab:
+        """The lab."""
+        self._check_names()
+        links = read_links(self._file, self._problems, self._declared_nodes, self._declared_networks)
+        inherited = Inheritance(self._file, self._root, self._problems, self._catalogue, self._converter).nodes()
+        ends = {end.endpoint: end for link in links for end in link.ends if end.endpoint.interface is not None}
+        names = self._interfaces(links)
+        macs = self._macs(names, ends)
+        addresses = self._addresses(names, links, ends)
+        dependencies = self._dependencies(inherited)
+        nodes = {
+            node: self._node(node, settings, names[node], macs, addresses, dependencies.get(node, {}))
+            for node, settings in inherited.items()
+        }
+        networks = {network: self._network(network, spec) for network, spec in self._file.networks.items()}
+        checks = {check: self._check(check, spec) for check, spec in self._file.checks.items()}
+        written = tuple(link.link for link in links)
+        self._warn(written)
+        return Lab(
+            name=self._name,
+            seed=self._file.seed,
+            source=self._source,
+            networks=networks,
+            nodes=nodes,
+            links=written,
+            checks=checks,
+            hosts=_hosts(nodes),
+        )
+
+    def _keys(self, section: str) -> list[str]:
+        node = find(self._root, (section,))
+        return list(node.items) if isinstance(node, Mapping) else []
+
+    def _check_names(self) -> None:
+        if not self._declared_nodes:
+            self._problems.error(("nodes",), "a lab has at least one node")
+        for name in self._declared_networks:
+            if name in self._declared_nodes:
+                place = self._problems.position(("nodes", name), key=True).line
+                message = f"{name!r} is also a node, in line {place}; links could not tell them apart"
+                self._problems.error(("networks", name), message, key=True)
+
+    # --- interfaces -------------------------------------------------------------------------------------------------
+
+    def _interfaces(self, links: list[WrittenLink]) -> dict[str, list[str]]:
+        """The interfaces of each node: those under `interfaces`, then those of its links, in file order."""
+        names = {node: dict.fromkeys(spec.interfaces) for node, spec in self._file.nodes.items()}
+        for link in links:
+            for end in link.ends:
+                if end.endpoint.interface is not None and end.endpoint.target in names:
+                    names[end.endpoint.target][end.endpoint.interface] = None
+        for node, known in names.items():
+            if "lo" in known:
+                self._problems.error(("nodes", node), "interface lo is there in every node; call it otherwise")
+        return {node: list(known) for node, known in names.items()}
+
+    def _spec(self, node: str, interface: str) -> InterfaceSpec:
+        return self._file.nodes[node].interfaces.get(interface, InterfaceSpec())
+
+    def _macs(self, names: dict[str, list[str]], ends: dict[Endpoint, End]) -> dict[Endpoint, str]:
+        """The MAC of every interface: those written, then the rest derived so that none is there twice."""
+        macs: dict[Endpoint, str] = {}
+        owners: dict[str, Path] = {}
+        interfaces = [Endpoint(node, interface) for node, known in names.items() for interface in known]
+        for endpoint in interfaces:
+            mac, path = self._written(endpoint, ends, "mac")
+            if mac is None:
+                continue
+            mac = mac.lower()
+            mistake = mac_mistake(mac)
+            if mistake is None and mac in owners:
+                mistake = f"MAC {mac} is given already, in {self._problems.line(owners[mac])}"
+            if mistake is not None:
+                self._problems.error(path, mistake)
+            owners.setdefault(mac, path)
+            macs[endpoint] = mac
+        taken = set(owners)
+        for endpoint in interfaces:
+            if endpoint not in macs:
+                macs[endpoint] = derive_mac(
+                    self._file.seed, self._name, endpoint.target, str(endpoint.interface), taken
+                )
+                taken.add(macs[endpoint])
+        return macs
+
+    def _written(self, endpoint: Endpoint, ends: dict[Endpoint, End], key: str) -> tuple[Any, Path]:
+        """What the file says about an interface, under its node or at its link's end (not both), and where."""
+        interface = str(endpoint.interface)
+        under_node = getattr(self._spec(endpoint.target, interface), key)
+        node_path: Path = ("nodes", endpoint.target, "interfaces", interface, key)
+        end = ends.get(endpoint)
+        at_end = getattr(end.spec, key) if end is not None and end.spec is not None else None
+        if end is None or at_end is None:
+            return under_node, node_path
+        end_path = (*end.path, key)
+        if under_node is not None:
+            self._problems.error(end_path, f"{endpoint} has its {key!r} already, in {self._problems.line(node_path)}")
+        return at_end, end_path
+
+    def _addresses(
+        self, names: dict[str, list[str]], links: list[WrittenLink], ends: dict[Endpoint, End]
+    ) -> dict[Endpoint, tuple[str, ...]]:
+        """The addresses of every interface."""
+        members: dict[Endpoint, Member] = {}  # in node order
+        for node, known in names.items():
+            for interface in known:
+                endpoint = Endpoint(node, interface)
+                written, path = self._written(endpoint, ends, "ip")
+                members[endpoint] = Member(node, interface, None if written is None else as_list(written, path))
+        Addressing(self._problems).settle(self._segments(members, links))
+        return {endpoint: tuple(member.addresses) for endpoint, member in members.items()}
+
+    def _segments(self, members: dict[Endpoint, Member], links: list[WrittenLink]) -> list[Segment]:
+        order = {endpoint: number for number, endpoint in enumerate(members)}
+        on_network: dict[str, list[Endpoint]] = defaultdict(list)
+        linked = set()
+        segments = []
+        for written in links:
+            link, path = written.link, (*written.path, "subnet")
+            ends = [end for end in (link.a, link.b) if end in members]
+            linked.update(ends)
+            if link.point_to_point:
+                subnets = read_subnets(written.subnet, path, self._problems)
+                ends.sort(key=order.__getitem__)
+                segments.append(Segment(f"link {link.a} - {link.b}", subnets, [members[end] for end in ends]))
+            else:
+                on_network[link.b.target] += ends
+        for network, spec in self._file.networks.items():
+            subnets = read_subnets(spec.subnet, ("networks", network, "subnet"), self._problems)
+            ends = sorted(on_network[network], key=order.__getitem__)
+            segments.append(Segment(network, subnets, [members[end] for end in ends]))
+        unlinked = [Segment(str(end), [], [member]) for end, member in members.items() if end not in linked]
+        self._warn_of_overlaps(segments)
+        return segments + unlinked
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    def _node(
+        self,
+        name: str,
+        inherited: Inherited,
+        interfaces: list[str],
+        macs: AnyMapping[Endpoint, str],
+        addresses: AnyMapping[Endpoint, tuple[str, ...]],
+        depends_on: dict[str, Condition],
+    ) -> Node:
+        made = []
+        for interface in interfaces:
+            spec, endpoint = self._spec(name, interface), Endpoint(name, interface)
+            mtu = spec.mtu or inherited.mtu
+            made.append(
+                Interface(
+                    name=interface,
+                    mac=macs[endpoint],
+                    addresses=addresses[endpoint],
+                    model=spec.model,
+                    **_written(mtu=mtu),
+                )
+            )
+        return Node(
+            name=name,
+            kind=inherited.kind,
+            driver=inherited.driver,
+            interfaces=tuple(made),
+            settings=inherited.settings,
+            depends_on=depends_on,
+            env=inherited.env,
+            labels=inherited.labels,
+            exec=inherited.exec,
+            healthcheck=_healthcheck(inherited.healthcheck),
+            **_written(ready_timeout=inherited.ready_timeout),
+        )
+
+    def _dependencies(self, inherited: dict[str, Inherited]) -> dict[str, dict[str, Condition]]:
+        """What each node waits for; unknown nodes and cycles are reported."""
+        dependencies: dict[str, dict[str, Condition]] = {}
+        paths: dict[tuple[str, str], Path] = {}
+        for node, settings in inherited.items():
+            dependencies[node] = {}
+            for name, (condition, path) in settings.depends_on.items():
+                if name not in self._declared_nodes:
+                    self._problems.unknown(path, "node", name, self._declared_nodes)
+                elif name in inherited:
+                    dependencies[node][name] = condition
+                    paths[node, name] = path
+        graph = {node: set(needed) for node, needed in dependencies.items()}
+        while not self._problems.full:
+            try:
+                TopologicalSorter(graph).prepare()
+                break
+            except CycleError as error:
+                cycle: list[str] = error.args[1]  # each node is needed by the next one
+                node, needed = cycle[1], cycle[0]
+                chain = " -> ".join(reversed(cycle))
+                self._problems.error(paths[node, needed], f"depends_on goes round in a circle: {chain}")
+                graph[node].discard(needed)
+        return dependencies
+
+    # --- networks and checks ----------------------------------------------------------------------------------------
+
+    def _network(self, name: str, spec: NetworkSpec) -> Network:
+        path: Path = ("networks", name, "ports")
+        ports = {port: self._port((*path, port)) for port in spec.ports}
+        return Network(
+            name=name,
+            type=spec.type,
+            # Mistakes in them have been reported where addresses were given out.
+            subnets=tuple(str(subnet) for subnet, _ in read_subnets(spec.subnet, (), Problems(""))),
+            ports={port: settings for port, settings in ports.items() if settings is not None},
+            **_written(ageing=spec.ageing, fdb_limit=spec.fdb_limit),
+        )
+
+    def _port(self, path: Path) -> dict[str, Any] | None:
+        """The settings of a port facing outside, as its port type has them."""
+        node = find(self._root, path)
+        types = self._catalogue.port_types
+        if not isinstance(node, Mapping) or "type" not in node.items:
+            self._problems.error(path, f"needs 'type', one of: {', '.join(sorted(types))}")
+            return None
+        tag = self._converter.value(node.items["type"], mi.StrType(), (*path, "type"))
+        if tag not in types:
+            if tag is not BAD:
+                self._problems.unknown((*path, "type"), "port type", tag, types)
+            return None
+        spec = self._converter.struct(node, types[tag], path)
+        if not isinstance(spec, PortSpec):
+            return None
+        for what in spec.problems():
+            self._problems.error(path, what)
+        return {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
+
+    def _check(self, name: str, spec: CheckSpec) -> Check:
+        if spec.node not in self._declared_nodes:
+            self._problems.unknown(("checks", name, "node"), "node", spec.node, self._declared_nodes)
+        return Check(name=name, node=spec.node, run=spec.run, **_written(within=spec.within))
+
+    # --- warnings ---------------------------------------------------------------------------------------------------
+
+    def _warn(self, links: tuple[Link, ...]) -> None:
+        linked = {end for link in links for end in (link.a, link.b)}
+        targets = [end.target for link in links for end in (link.a, link.b)]
+        for node, spec in self._file.nodes.items():
+            if node not in targets:
+                self._problems.warning(("nodes", node), "has no link: nothing can reach it", key=True)
+            for interface in spec.interfaces:
+                if node in targets and Endpoint(node, interface) not in linked:
+                    path = ("nodes", node, "interfaces", interface)
+                    self._problems.warning(path, "is in no link: it will be missing in the node", key=True)
+        for network, network_spec in self._file.networks.items():
+            members = targets.count(network)
+            if members + len(network_spec.ports) < 2:
+                what = "only one interface is on it" if members + len(network_spec.ports) else "nothing is linked to it"
+                self._problems.warning(("networks", network), what, key=True)
+
+    def _warn_of_overlaps(self, segments: list[Segment]) -> None:
+        seen = [(subnet, path, segment) for segment in segments for subnet, path in segment.subnets]
+        seen.sort(key=lambda item: (item[0].version, int(item[0].network_address), item[0].prefixlen))
+        for (lower, _, first), (upper, path, second) in itertools.pairwise(seen):
+            if lower.version == upper.version and lower.overlaps(upper) and first is not second:
+                message = f"{upper} overlaps {lower} of {first.name}: a node on both cannot tell which way to send"
+                self._problems.warning(path, message)
+
+
+def _healthcheck(spec: HealthcheckSpec | None) -> Healthcheck | None:
+    if spec is None:
+        return None
+    return Healthcheck(run=spec.run, **_written(interval=spec.interval, timeout=spec.timeout))
+
+
+def _written(**values: Any) -> dict[str, Any]:
+    """The arguments that are not None, so that the defaults of lab.py hold for the others."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _hosts(nodes: dict[str, Node]) -> dict[str, tuple[str, ...]]:
+    """Which names each address has: a node's first address (of each family) the node's name, others NODE-INTERFACE."""
+    hosts: dict[str, tuple[str, ...]] = {}
+    for node in nodes.values():
+        named: set[bool] = set()
+        for interface in node.interfaces:
+            for text in interface.addresses:
+                address = text.partition("/")[0]
+                family = ":" in address
+                alias = f"{node.name}-{interface.name}"
+                if family not in named:
+                    hosts[address] = (node.name,)
+                elif alias not in nodes:
+                    hosts[address] = (alias,)
+                named.add(family)
+    return hosts

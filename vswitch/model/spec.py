@@ -1,0 +1,171 @@
+"""The lab file as written: one struct per mapping, one field per key. The loader, the JSON Schema and the documentation
+follow from these types.
+
+An annotation's `extra` says what types cannot: `unit` (units.py) turns the text into a number where the field is one,
+`what` describes a pattern in words, `path` marks a file's name, relative to the lab file, `sparse` keeps a list whose
+items are not all right, with None in their place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from .lab import Condition, NetworkType
+
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+NAME_RULE = "a name: letters, digits, '_', '.', '-', beginning with a letter or digit, 63 at most"
+INTERFACE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,14}$"
+INTERFACE_RULE = "an interface name: letters, digits, '_', '.', '@', '+', '-', 15 characters at most"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, extra={"what": NAME_RULE})]
+InterfaceName = Annotated[str, Meta(pattern=INTERFACE_PATTERN, extra={"what": INTERFACE_RULE})]
+VariableName = Annotated[
+    str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", extra={"what": "an environment variable's name"})
+]
+MacAddress = Annotated[
+    str,
+    Meta(
+        pattern="^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$",
+        extra={"what": "a MAC address such as 52:54:00:12:34:56"},
+    ),
+]
+Command = Annotated[str, Meta(min_length=1, max_length=65536)]
+Duration = Annotated[float, Meta(extra={"unit": "duration"})]
+Rate = Annotated[float, Meta(extra={"unit": "rate"})]
+Percentage = Annotated[float, Meta(extra={"unit": "percentage"})]
+Mtu = Annotated[int, Meta(ge=68, le=65535)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+FdbLimit = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+DriverSettings: TypeAlias = dict[str, Any]
+"""Stands for the fields of a driver's own `Spec`."""
+
+
+class DependencySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node waits for before it starts."""
+
+    condition: Condition = "ready"
+
+
+class HealthcheckSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A shell command run in the node until it exits 0."""
+
+    run: Command
+    interval: Duration | None = None
+    timeout: Duration | None = None
+
+
+class InterfaceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node fixes about one of its interfaces. `ip`: addresses, with or without prefix length; [] is none."""
+
+    mac: MacAddress | None = None
+    ip: str | list[str] | None = None
+    mtu: Mtu | None = None
+    model: str | None = None
+
+
+class CommonSpec(Struct, frozen=True, kw_only=True):
+    """Settings of a node whatever its driver; they may stand in `defaults`, a kind, a group or the node.
+
+    Keys not listed here are the driver's, so unknown ones are not refused by this struct.
+    """
+
+    depends_on: list[Name] | dict[Name, DependencySpec | Condition] | None = None
+    healthcheck: HealthcheckSpec | None = None
+    env: dict[VariableName, str] = {}
+    labels: dict[str, str] = {}
+    exec: Command | list[Command] | None = None
+    ready_timeout: Duration | None = None
+    mtu: Mtu | None = None
+
+
+class KindSpec(CommonSpec, frozen=True, kw_only=True):
+    """A named bundle of node settings over a driver."""
+
+    driver: str | None = None
+
+
+class GroupSpec(CommonSpec, frozen=True, kw_only=True):
+    """Settings shared by the nodes of a group, or (`defaults`) by all."""
+
+    kind: str | None = None
+
+
+class NodeSpec(CommonSpec, frozen=True, kw_only=True):
+    """One machine."""
+
+    kind: str | None = None
+    group: str | None = None
+    interfaces: dict[InterfaceName, InterfaceSpec] = {}
+
+
+class NetworkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One LAN. `ports` (name -> settings of a port type) face outside the lab."""
+
+    type: NetworkType = "switch"
+    subnet: str | list[str] | None = None
+    ageing: Duration | None = None
+    fdb_limit: FdbLimit | None = None
+    ports: dict[Name, DriverSettings] = {}
+
+
+class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One end of a link: `node` and `interface`, or `network`."""
+
+    node: str | None = None
+    interface: InterfaceName | None = None
+    network: str | None = None
+    ip: str | list[str] | None = None
+    mac: MacAddress | None = None
+
+
+class ImpairSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a link does to its frames."""
+
+    delay: Duration | None = None
+    jitter: Duration | None = None
+    loss: Percentage | None = None
+    duplicate: Percentage | None = None
+    reorder: Percentage | None = None
+    corrupt: Percentage | None = None
+    rate: Rate | None = None
+    direction: Literal["both", "a-to-b", "b-to-a"] | None = None
+
+
+Endpoints = Annotated[list[str | EndpointSpec], Meta(min_length=2, max_length=2)]
+
+
+class LinkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A link in its long form. `subnet` is for a point-to-point link: a network has its own."""
+
+    endpoints: Endpoints
+    subnet: str | list[str] | None = None
+    impair: ImpairSpec | None = None
+
+
+class CheckSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An assertion: a shell command that must exit 0 in `node` within a time."""
+
+    node: str
+    run: Command
+    within: Duration | None = None
+
+
+class LabSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lab file. Keys that begin with `x-` are free for your own use, for instance to hold YAML anchors."""
+
+    name: Name | None = None
+    seed: Seed = 0
+    defaults: GroupSpec | None = None
+    kinds: dict[Name, KindSpec] = {}
+    groups: dict[Name, GroupSpec] = {}
+    networks: dict[Name, NetworkSpec] = {}
+    nodes: dict[Name, NodeSpec] = {}
+    links: Annotated[list[Endpoints | LinkSpec], Meta(extra={"sparse": True})] = []
+    checks: dict[Name, CheckSpec] = {}
+
+
+TOPOLOGY_KEYS = ("defaults", "kinds", "groups", "networks", "nodes", "links")
+"""What may also stand under `topology:`, as containerlab has it."""
