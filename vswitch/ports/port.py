@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
+
+
+class Attach(Protocol):
+    """Makes a port in the network: see `PortSpec.serve`."""
+
+    async def __call__(self, port_type: str, fds: list[int], label: str = "") -> str:
+        """Hand `fds` to the engine as a port of `port_type` and return, once that has ended, why.
+
+        `label` is put after the port's name where several may exist at once. The descriptors taken are removed from
+        the list, the rest stays the caller's. Raises FabricError when the engine refuses.
+        """
 
 
 class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -22,6 +35,15 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     def problems(self) -> list[str]:
         """Return what is wrong with the values taken together, [] when nothing is."""
         return []
+
+    async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
+        """Open what the settings say, `attach` it, and go on for as long as the port is wanted; then cancelled.
+
+        Runs in the fabric process, in the host's network namespace. `status(word)` tells what it does while nothing is
+        attached ("listening", "connecting"); the first call says that opening worked. Raises OSError or FabricError
+        when it did not.
+        """
+        raise NotImplementedError(type(self).__name__)
 
 
 def load_port_types() -> dict[str, type[PortSpec]]:

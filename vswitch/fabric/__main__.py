@@ -1,0 +1,15 @@
+"""`python -m vswitch.fabric --control-fd N`, started by the coordinator and never by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..namespace import die_with_parent
+from .process import serve
+
+if len(sys.argv) != 3 or sys.argv[1] != "--control-fd" or not sys.argv[2].isdecimal():
+    sys.exit("usage: python -m vswitch.fabric --control-fd N")
+# A parent that was gone before this line has closed its end of the channel, which ends the fabric as well.
+die_with_parent(os.getppid())
+serve(int(sys.argv[2]))

@@ -1,0 +1,315 @@
+"""The fabric process: carries out the coordinator's requests on the engine, and serves the ports that face outside.
+
+Python does control only; frames never pass through it. When the coordinator's end of the control channel closes, for
+whatever reason, the process ends, and everything it holds with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..errors import FabricError
+from . import core
+from .messages import (
+    MAX_FDS,
+    MAX_MESSAGE,
+    ROWS_PER_REPLY,
+    AddNetwork,
+    AddOutsidePort,
+    AddPort,
+    FabricEvent,
+    FdbEntry,
+    FromFabric,
+    GetFdb,
+    GetStats,
+    PortStats,
+    RemoveNetwork,
+    RemovePort,
+    Reply,
+    Request,
+)
+from .outside import OutsidePort
+
+_decoder = msgspec.msgpack.Decoder(Request)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class _Network:
+    """A switch or hub of the engine, and its ports by name: engine ids, or ports that face outside."""
+
+    def __init__(self, switch: int) -> None:
+        self.switch = switch
+        self.ports: dict[str, int] = {}
+        self.outside: dict[str, OutsidePort] = {}
+
+
+class Fabric:
+    """Serves one control channel until it closes."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._engine = core.Engine()
+        self._networks: dict[str, _Network] = {}
+        self._names: dict[int, tuple[str, str]] = {}
+        self._outbox: deque[bytes] = deque()
+        self._closed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._handlers: dict[type[Any], Callable[[int, Any, list[int]], None]] = {
+            AddNetwork: self._add_network,
+            RemoveNetwork: self._remove_network,
+            AddPort: self._add_port,
+            AddOutsidePort: self._add_outside_port,
+            RemovePort: self._remove_port,
+            GetStats: self._get_stats,
+            GetFdb: self._get_fdb,
+        }
+
+    async def run(self) -> None:
+        """Serve until the coordinator closes its end."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._failed)
+        self._control.setblocking(False)
+        loop.add_reader(self._engine.fileno(), self._ports_ended)
+        loop.add_reader(self._control.fileno(), self._readable)
+        try:
+            await self._closed.wait()
+        finally:
+            loop.remove_reader(self._control.fileno())
+            loop.remove_writer(self._control.fileno())
+            loop.remove_reader(self._engine.fileno())
+            for network in self._networks.values():
+                for outside in network.outside.values():
+                    outside.stop()
+            self._engine.close()
+        if self._failure is not None:
+            sys.exit(f"internal error: {self._failure!r}")
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End on a mistake of ours: the lab is marked broken with it, rather than waiting for an answer for ever."""
+        loop.default_exception_handler(context)
+        self._failure = context.get("exception") or RuntimeError(context["message"])
+        self._closed.set()
+
+    # --- the channel --------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._control, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds, flags = b"", [], 0
+        if not data:
+            self._closed.set()
+            return
+        assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "the coordinator sent more than a message holds"
+        request = _decoder.decode(data)
+        try:
+            self._handlers[type(request.operation)](request.number, request.operation, fds)
+        except FabricError as error:
+            self._send(Reply(request.number, str(error)))
+        finally:
+            for fd in fds:  # those that were not handed on
+                os.close(fd)
+
+    def _send(self, message: FromFabric) -> None:
+        self._outbox.append(_encoder.encode(message))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._outbox:
+            try:
+                self._control.send(self._outbox[0])
+            except BlockingIOError:
+                # A coordinator that does not read its answers is not read from either.
+                loop.remove_reader(self._control.fileno())
+                loop.add_writer(self._control.fileno(), self._writable)
+                return
+            except OSError:
+                self._closed.set()
+                return
+            self._outbox.popleft()
+
+    def _writable(self) -> None:
+        self._flush()
+        if not self._outbox and not self._closed.is_set():
+            loop = asyncio.get_running_loop()
+            loop.remove_writer(self._control.fileno())
+            loop.add_reader(self._control.fileno(), self._readable)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _network(self, name: str) -> _Network:
+        try:
+            return self._networks[name]
+        except KeyError:
+            raise FabricError(f"there is no network {name} in the fabric") from None
+
+    def _add_network(self, number: int, request: AddNetwork, fds: list[int]) -> None:
+        if request.network in self._networks:
+            raise FabricError(f"network {request.network} is in the fabric already")
+        try:
+            switch = self._engine.add_switch(request.kind == "hub", request.ageing, request.fdb_limit)
+        except (OSError, ValueError) as error:
+            raise FabricError(f"network {request.network}: {error}") from None
+        self._networks[request.network] = _Network(switch)
+        self._send(Reply(number))
+
+    def _remove_network(self, number: int, request: RemoveNetwork, fds: list[int]) -> None:
+        network = self._network(request.network)
+        for outside in network.outside.values():
+            outside.stop()
+        for port in network.ports.values():
+            del self._names[port]
+        self._engine.remove_switch(network.switch)
+        del self._networks[request.network]
+        self._send(Reply(number))
+
+    def _free_name(self, network_name: str, port: str) -> _Network:
+        network = self._network(network_name)
+        if port in network.ports or port in network.outside:
+            raise FabricError(f"network {network_name} has a port {port} already")
+        return network
+
+    def _attach(self, network_name: str, port: str, port_type: str, fds: list[int]) -> int:
+        """Make an engine port of `fds`; those handed on are taken from the list. Raises FabricError."""
+        network = self._network(network_name)
+        if port in network.ports:
+            raise FabricError(f"network {network_name} has a port {port} already")
+        try:
+            handed_on = fds[:]
+            try:
+                fds.clear()
+                number = self._engine.add_port(network.switch, port_type, handed_on)
+            except ValueError:
+                fds[:] = handed_on
+                raise
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise FabricError(f"network {network_name}, port {port}: {reason}") from None
+        network.ports[port] = number
+        self._names[number] = (network_name, port)
+        return number
+
+    def _detach(self, network: _Network, port: str) -> None:
+        number = network.ports.pop(port)
+        del self._names[number]
+        self._engine.remove_port(number)
+
+    def _add_port(self, number: int, request: AddPort, fds: list[int]) -> None:
+        self._free_name(request.network, request.port)
+        self._attach(request.network, request.port, request.port_type, fds)
+        self._send(Reply(number))
+
+    def _add_outside_port(self, number: int, request: AddOutsidePort, fds: list[int]) -> None:
+        network = self._free_name(request.network, request.port)
+
+        def attach(name: str, port_type: str, fds: list[int]) -> None:
+            self._attach(request.network, name, port_type, fds)
+
+        def detach(name: str) -> None:
+            if name in network.ports:
+                self._detach(network, name)
+
+        def answer(error: str | None) -> None:
+            if error is not None:
+                del network.outside[request.port]
+                error = f"network {request.network}, port {request.port}: {error}"
+            self._send(Reply(number, error))
+
+        def changed(name: str, state: str, reason: str) -> None:
+            self._send(FabricEvent(request.network, name, state, reason))
+
+        network.outside[request.port] = OutsidePort(request.port, request.spec, attach, detach, answer, changed)
+
+    def _remove_port(self, number: int, request: RemovePort, fds: list[int]) -> None:
+        network = self._network(request.network)
+        if request.port in network.outside:
+            network.outside.pop(request.port).stop(lambda: self._send(Reply(number)))
+        elif request.port in network.ports:
+            self._detach(network, request.port)
+            self._send(Reply(number))
+        else:
+            raise FabricError(f"network {request.network} has no port {request.port}")
+
+    # --- tables -------------------------------------------------------------------------------------------------------
+
+    def _get_stats(self, number: int, request: GetStats, fds: list[int]) -> None:
+        rows = [self._port_stats(*row) for row in self._engine.stats()]
+        for name, network in self._networks.items():
+            rows += [
+                PortStats(network=name, port=port, type=outside.type, state=outside.state)
+                for port, outside in network.outside.items()
+                if not outside.attached
+            ]
+        rows.sort(key=lambda row: (row.network, row.port))
+        for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
+            more = at + ROWS_PER_REPLY < len(rows)
+            self._send(Reply(number, stats=rows[at : at + ROWS_PER_REPLY], more=more))
+
+    def _port_stats(
+        self,
+        number: int,
+        port_type: str,
+        state: str,
+        reason: str,
+        rx_frames: int,
+        rx_bytes: int,
+        tx_frames: int,
+        tx_bytes: int,
+        unlearnt: int,
+        pauses: int,
+        drops: dict[str, int],
+    ) -> PortStats:
+        network, port = self._names[number]
+        return PortStats(
+            network=network,
+            port=port,
+            type=port_type,
+            state=state,
+            reason=reason,
+            rx_frames=rx_frames,
+            rx_bytes=rx_bytes,
+            tx_frames=tx_frames,
+            tx_bytes=tx_bytes,
+            unlearnt=unlearnt,
+            pauses=pauses,
+            drops=drops,
+        )
+
+    def _get_fdb(self, number: int, request: GetFdb, fds: list[int]) -> None:
+        network = self._network(request.network)
+        rows = [
+            FdbEntry(mac=address.to_bytes(6, "big").hex(":"), port=self._names[port][1], age=round(age, 1))
+            for address, port, age in sorted(self._engine.fdb(network.switch))
+        ]
+        for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
+            more = at + ROWS_PER_REPLY < len(rows)
+            self._send(Reply(number, fdb=rows[at : at + ROWS_PER_REPLY], more=more))
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _ports_ended(self) -> None:
+        for number, state, reason in self._engine.events():
+            network_name, port = self._names[number]
+            network = self._networks[network_name]
+            self._send(FabricEvent(network_name, port, state, reason))
+            for outside in network.outside.values():
+                outside.port_ended(port, reason)
+
+
+def serve(control_fd: int) -> None:
+    """Run the fabric on the control channel behind `control_fd` until the coordinator closes its end."""
+    with socket.socket(fileno=control_fd) as control:
+        control.set_inheritable(False)
+        asyncio.run(Fabric(control).run())
