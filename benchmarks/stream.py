@@ -1,0 +1,232 @@
+"""Frames per second through our switch, beside QEMU's hub and vde_switch, in one run.
+
+    benchmarks/stream.py [--quick] [--json FILE]
+
+Sender, switch and receiver are processes of their own. Ours is the fabric process as a lab has it, with two `stream`
+ports over unix sockets; QEMU's is `-M none` with two `stream` netdevs in one hub; vde_switch is spoken to in its own
+protocol over unix datagrams and cannot carry frames over 1518 bytes. `batched` senders put many frames into one system
+call, `single` ones only one, as QEMU does. Frames are counted where they are received.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from report import Row, write
+
+from vswitch.fabric.client import FabricClient
+
+SIZES = (60, 1514, 65000)
+VDE_MAX = 1518
+BATCH_FRAMES, BATCH_BYTES = 256, 128 << 10
+Pair = tuple[socket.socket, socket.socket]
+
+
+class Case(NamedTuple):
+    """What is measured: frames of `size` bytes, `per_call` of them in a system call."""
+
+    size: int
+    batched: bool
+
+    @property
+    def name(self) -> str:
+        return f"stream/{self.size}B/{'batched' if self.batched else 'single'}"
+
+    @property
+    def per_call(self) -> int:
+        return max(1, min(BATCH_FRAMES, BATCH_BYTES // self.size)) if self.batched else 1
+
+
+class Timing(NamedTuple):
+    """How long and how often to measure; milliseconds."""
+
+    warm_up: int
+    measure: int
+    runs: int
+
+
+@contextlib.contextmanager
+def running(argv: list[str], fds: list[int], **options: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that is killed at the end of the block."""
+    with subprocess.Popen(argv, pass_fds=fds, text=True, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stream_pairs() -> tuple[Pair, Pair]:
+    """Two socket pairs: our ends and the switch's."""
+    (a, a_switch), (b, b_switch) = socket.socketpair(), socket.socketpair()
+    return (a, b), (a_switch, b_switch)
+
+
+@contextlib.contextmanager
+def our_switch(loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
+    """The fabric process with one switch."""
+    ends, switch_ends = stream_pairs()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())]
+    client = FabricClient(ours, print)
+
+    async def set_up() -> None:
+        await client.open()
+        await client.add_network("lan", "switch", ageing=300, fdb_limit=8192)
+        for name, end in zip("ab", switch_ends, strict=True):
+            await client.add_port("lan", name, "stream", [end.detach()])
+
+    with running(command, [theirs.fileno()]):
+        theirs.close()
+        loop.run_until_complete(set_up())
+        yield ends
+        loop.run_until_complete(client.close())
+
+
+@contextlib.contextmanager
+def qemu_hub() -> Iterator[Pair]:
+    """A QEMU without a machine, whose hub joins two stream netdevs."""
+    ends, switch_ends = stream_pairs()
+    fds = [end.fileno() for end in switch_ends]
+    command = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+    for number, fd in enumerate(fds):
+        command += ["-netdev", f"stream,id=s{number},server=off,addr.type=fd,addr.str={fd}"]
+        command += ["-netdev", f"hubport,id=h{number},hubid=0,netdev=s{number}"]
+    with running(command, fds, stderr=subprocess.DEVNULL):  # "hub 0 with no nics"
+        for end in switch_ends:
+            end.close()
+        yield ends
+
+
+@contextlib.contextmanager
+def vde_switch() -> Iterator[Pair]:
+    """A vde_switch, and two clients of it."""
+    with tempfile.TemporaryDirectory(prefix="vsb-") as scratch:
+        directory = Path(scratch, "vde")
+        with running(
+            ["vde_switch", "-s", str(directory)],
+            [],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # complains of every frame once a client has gone
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("port/print\n")  # answered once it serves
+            process.stdin.flush()
+            while not process.stdout.readline().startswith("1000"):
+                pass
+            with vde_client(directory, Path(scratch, "a")) as a, vde_client(directory, Path(scratch, "b")) as b:
+                yield a, b
+
+
+@contextlib.contextmanager
+def vde_client(directory: Path, path: Path) -> Iterator[socket.socket]:
+    """A datagram socket connected to a port of the switch (VDE's request version 3); the port lives as long."""
+    data = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    data.bind(str(path))
+    address = struct.pack("=H108s", socket.AF_UNIX, os.fsencode(path))
+    with socket.socket(socket.AF_UNIX) as control, data:
+        control.connect(str(directory / "ctl"))
+        control.send(struct.pack("=IIi", 0xFEEDFACE, 3, 0) + address + b"benchmark")
+        answer = control.recv(110)
+        data.connect(os.fsdecode(answer[2:].split(b"\0")[0]))
+        yield data
+
+
+def measure(load: Path, case: Case, timing: Timing, ends: Pair, transport: str) -> float:
+    """Frames per second that arrive at the second end."""
+    for end in ends:
+        end.setblocking(True)
+    fds = [end.fileno() for end in ends]
+    receive = [str(load), "receive", transport, str(fds[1]), str(case.size)]
+    receive += [str(timing.warm_up), str(timing.measure)]
+    send = [str(load), "send", transport, str(fds[0]), str(case.size), str(case.per_call)]
+    with running(receive, [fds[1]], stdout=subprocess.PIPE) as receiver:
+        assert receiver.stdout is not None
+        receiver.stdout.readline()
+        with running(send, [fds[0]]):
+            for end in ends:
+                end.close()
+            return float(receiver.stdout.readline())
+
+
+def compile_load(directory: Path) -> Path:
+    """Build the traffic generator."""
+    program = directory / "stream_load"
+    source = Path(__file__).with_name("stream_load.c")
+    subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-o", program, source], check=True)
+    return program
+
+
+def why_not(peer: str, case: Case) -> str | None:
+    """Why `peer` cannot be measured, None if it can."""
+    program = {"qemu-hub": "qemu-system-x86_64", "vde_switch": "vde_switch"}[peer]
+    if shutil.which(program) is None:
+        return f"{program} is not installed"
+    if peer == "vde_switch" and case.size > VDE_MAX:
+        return f"vde_switch cuts frames at {VDE_MAX} bytes"
+    return None
+
+
+def rows_of(case: Case, timing: Timing, load: Path, loop: asyncio.AbstractEventLoop) -> list[Row]:
+    """Measure ours and every peer in turns."""
+    systems: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[Pair]], str]] = {
+        "ours": (lambda: our_switch(loop), "stream")
+    }
+    peers = {"qemu-hub": (qemu_hub, "stream"), "vde_switch": (vde_switch, "dgram")}
+    skipped = {peer: reason for peer in peers if (reason := why_not(peer, case)) is not None}
+    systems.update((peer, how) for peer, how in peers.items() if peer not in skipped)
+    results: dict[str, list[float]] = {name: [] for name in systems}
+    for _ in range(timing.runs):
+        for name, (start, transport) in systems.items():
+            with start() as ends:
+                results[name].append(measure(load, case, timing, ends, transport) / 1e6)
+    medians = {name: statistics.median(values) for name, values in results.items()}
+    return [
+        Row(
+            case=case.name,
+            value=medians["ours"],
+            unit="Mfps",
+            peer=peer,
+            peer_value=medians.get(peer),
+            runs=timing.runs,
+            skipped=skipped.get(peer),
+        )
+        for peer in peers
+    ]
+
+
+def main() -> None:
+    """Run every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="shorter, fewer runs")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    arguments = parser.parse_args()
+    timing = Timing(warm_up=100, measure=250, runs=3) if arguments.quick else Timing(200, 1000, 5)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="vsb-") as scratch:
+        load = compile_load(Path(scratch))
+        for batched in (True, False):
+            for size in SIZES:
+                rows += rows_of(Case(size, batched), timing, load, loop)
+    loop.close()
+    write(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
