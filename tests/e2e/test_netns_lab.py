@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,15 +164,30 @@ def test_point_to_point_link_joins_two_hosts(lab_command: LabCommand, lab_file: 
     lab_command.ok("exec", "a", "--", "busybox", "ping", "-c1", "-W2", "b")
 
 
+SERVE = """
+import hashlib, socket
+with socket.create_server(("", 7)) as server:
+    print("listening", flush=True)
+    connection, _ = server.accept()
+    with connection:
+        print(hashlib.file_digest(connection.makefile("rb"), "sha256").hexdigest())
+"""
+SEND = """
+import hashlib, os, socket
+data = os.urandom(20_000_000)
+with socket.create_connection(("b", 7)) as connection:
+    connection.sendall(data)
+print(hashlib.sha256(data).hexdigest())
+"""
+
+
 def test_tcp_carries_data_through_the_switch_unharmed(pair: LabCommand) -> None:
-    server = pair.start("exec", "b", "--", "sh", "-c", "busybox nc -l -p 7 | sha256sum")
-    send = (
-        "head -c 3000000 /dev/urandom > /tmp/$$; sha256sum < /tmp/$$; i=0;"
-        "until busybox nc b 7 < /tmp/$$; do i=$((i+1)); [ $i -lt 50 ] || exit 1; sleep 0.1; done; rm /tmp/$$"
-    )
-    sent = pair.ok("exec", "a", "--", "sh", "-c", send)
-    out, _ = server.communicate(timeout=30)
-    assert out.split()[0].decode() == sent.split()[0]
+    server = pair.start("exec", "b", "--", sys.executable, "-c", SERVE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"listening\n"
+    sent = pair.ok("exec", "a", "--", sys.executable, "-c", SEND)
+    received, _ = server.communicate(timeout=30)
+    assert received.decode() == sent
 
 
 def test_stats_and_fdb_show_what_passed(pair: LabCommand) -> None:

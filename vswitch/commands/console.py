@@ -27,7 +27,8 @@ def command(lab: str | None, node: str) -> None:
             raise LabError(f"no node {node!r} in lab {run.name}; nodes: {', '.join(known) or 'none'}")
         if known[node].driver == "netns":
             shell = ("sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
-            request: protocol.Operation = protocol.Exec(node, shell, {}, None, terminal_size())
-            sys.exit(join(client, request, raw=True))
+            size = terminal_size() if sys.stdin.isatty() else None
+            request: protocol.Operation = protocol.Exec(node, shell, {}, None, size)
+            sys.exit(join(client, request, raw=size is not None))
         click.echo(f"attached to {node}'s console; Ctrl-] leaves it", err=True)
         sys.exit(join(client, protocol.Console(node), raw=True, detachable=True))

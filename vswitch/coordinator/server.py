@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -69,8 +70,6 @@ class Coordinator:
             protocol.Status: self._status,
             protocol.Detach: self._detach,
             protocol.Down: self._down,
-            protocol.Exec: self._exec,
-            protocol.Console: self._console,
             protocol.Stats: self._stats,
             protocol.Fdb: self._fdb,
         }
@@ -82,7 +81,7 @@ class Coordinator:
             loop.add_signal_handler(number, self._stop.set)
         self._bind()
         loop.add_reader(self._lifeline.fileno(), self._lifeline_readable)
-        receiver = spawn_task(self._receive())
+        receivers = [spawn_task(self._receive()), spawn_task(self._take_subscriptions())]
         fabric_watch = spawn_task(self._watch_fabric())
         try:
             await self._fabric.open()
@@ -95,7 +94,8 @@ class Coordinator:
             for client, request in self._stopped_by:
                 with contextlib.suppress(ConnectionError):
                     await self._reply(client, request, Done())
-            receiver.cancel()
+            for receiver in receivers:
+                receiver.cancel()
             loop.remove_reader(self._lifeline.fileno())
             self._context.destroy(linger=500)
             self._run_dir.remove()
@@ -174,6 +174,11 @@ class Coordinator:
         except zmq.ZMQError as error:
             raise ConnectionError(str(error)) from None
 
+    async def _take_subscriptions(self) -> None:
+        """Read what subscribers send: a ZeroMQ socket greets a new peer only while somebody uses it."""
+        while True:
+            await self._events.recv()
+
     async def _receive(self) -> None:
         while True:
             client, *frames = await self._router.recv_multipart()
@@ -183,8 +188,7 @@ class Coordinator:
                 self._garbage += 1
                 if self._garbage < 100:
                     log.warning("refused a message: %s", error)
-                with contextlib.suppress(ConnectionError):
-                    await self._reply(client, 0, Failed(str(error)))
+                await self._refuse(client, 0, str(error))
                 continue
             stream = self._streams.get((client, request.number))
             match request.operation:
@@ -194,8 +198,21 @@ class Coordinator:
                 case protocol.Hangup():
                     if stream is not None:
                         stream.hang_up()
+                case protocol.Exec() | protocol.Console():
+                    # Opened here and now: input for the stream may be the very next message.
+                    stream = Stream(functools.partial(self._reply, client, request.number))
+                    if len(self._streams) >= _MAX_STREAMS or (client, request.number) in self._streams:
+                        refusal = f"{_MAX_STREAMS} streams are open in this lab, or this one is already"
+                        spawn_task(self._refuse(client, request.number, refusal))
+                        continue
+                    self._streams[client, request.number] = stream
+                    spawn_task(self._serve_stream(stream, request, client))
                 case operation:
                     spawn_task(self._serve_request(self._requests[type(operation)], request, client))
+
+    async def _refuse(self, client: _ClientId, number: int, why: str) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._reply(client, number, Failed(why))
 
     async def _serve_request(
         self, handler: Callable[[Request, _ClientId], Awaitable[None]], request: Request, client: _ClientId
@@ -242,36 +259,25 @@ class Coordinator:
             raise LabError(f"node {name} has not been created yet; see: lab ps")
         raise LabError(f"no node {name!r} in lab {self._run.name}; nodes: {known or 'none'}")
 
-    def _open_stream(self, request: Request, client: _ClientId) -> Stream:
-        if len(self._streams) >= _MAX_STREAMS:
-            raise LabError(f"{_MAX_STREAMS} commands are running in this lab already")
-        if (client, request.number) in self._streams:
-            raise LabError(f"request number {request.number} names an open stream")
-        stream = Stream(lambda answer: self._reply(client, request.number, answer))
-        self._streams[client, request.number] = stream
-        return stream
-
-    async def _exec(self, request: Request, client: _ClientId) -> None:
+    async def _serve_stream(self, stream: Stream, request: Request, client: _ClientId) -> None:
         operation = request.operation
-        assert isinstance(operation, protocol.Exec)
-        machine = self._machine(operation.node)
-        environment = {**machine.driver.node.env, **operation.env}
-        wanted = ExecRequest(argv=operation.argv, env=environment, cwd=operation.cwd, tty=operation.tty)
-        stream = self._open_stream(request, client)
-        try:
-            await stream.run(lambda: stream.command(lambda: machine.driver.exec(wanted)))
-        finally:
-            del self._streams[client, request.number]
+        assert isinstance(operation, protocol.Exec | protocol.Console)
 
-    async def _console(self, request: Request, client: _ClientId) -> None:
-        operation = request.operation
-        assert isinstance(operation, protocol.Console)
-        machine = self._machine(operation.node)
-        if not machine.driver.has_console:
-            await machine.driver.console_write(b"")  # raises, saying what to do instead
-        stream = self._open_stream(request, client)
+        async def work() -> int:
+            machine = self._machine(operation.node)
+            driver = machine.driver
+            if isinstance(operation, protocol.Console):
+                return await stream.console(driver, machine.console)
+            environment = {**driver.node.env, **operation.env}
+            wanted = ExecRequest(argv=operation.argv, env=environment, cwd=operation.cwd, tty=operation.tty)
+            return await stream.command(lambda: driver.exec(wanted))
+
         try:
-            await stream.run(lambda: stream.console(machine.driver, machine.console))
+            await stream.run(work)
+        except Exception:
+            log.exception("request %s", request)
+            with contextlib.suppress(ConnectionError):
+                await self._reply(client, request.number, Failed(f"internal error; see {self._run_dir.log}"))
         finally:
             del self._streams[client, request.number]
 

@@ -105,6 +105,8 @@ class Stream:
 
     async def console(self, driver: Driver, console: ConsoleLog) -> int:
         """Show a console and type on it until the client hangs up."""
+        if not driver.has_console:
+            await driver.console_write(b"")  # raises, saying what to do instead
         typist = asyncio.ensure_future(self._type(driver))
         watcher: AsyncIterator[bytes] = console.attach()
         try:
