@@ -98,6 +98,10 @@ class LabCommand:
             env=self.environment,
         )
 
+    def left(self) -> list[str]:
+        """Names of whatever is in the directory of labs."""
+        return [entry.name for entry in self.labs.iterdir()] if self.labs.exists() else []
+
     @property
     def labs(self) -> Path:
         """Where this test's labs have their run directories."""
@@ -119,8 +123,7 @@ def lab_command(runtime_dir: Path, tmp_path: Path) -> Iterator[LabCommand]:
     yield command
     command.ok("down", "--all")
     command.ok("gc")
-    left = [entry.name for entry in command.labs.iterdir()] if command.labs.exists() else []
-    assert left == [], f"left in the run directory: {left}"
+    assert command.left() == []
 
 
 def processes_of(run_id: str) -> set[int]:

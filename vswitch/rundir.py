@@ -23,7 +23,7 @@ from .errors import LabError, NoSuchLabError
 
 MAX_NAME = 63
 _SOCKET_LIMIT = 107  # bytes of sun_path, unix(7)
-_LONGEST_FILE = len("/control.sock")
+_LONGEST_FILE = len("/control")
 _MAX_COPIES = 1000
 
 RUN_ENV = "VSWITCH_RUN"
@@ -76,12 +76,12 @@ class RunDir:
     @property
     def control_socket(self) -> Path:
         """Where the coordinator takes requests."""
-        return self.path / "control.sock"
+        return self.path / "control"
 
     @property
     def events_socket(self) -> Path:
         """Where the coordinator publishes events."""
-        return self.path / "events.sock"
+        return self.path / "events"
 
     @property
     def lab_file(self) -> Path:
@@ -121,6 +121,8 @@ class RunDir:
             doomed = self.path.with_name(f".gone-{secrets.token_hex(6)}")
             self.path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()  # the last lab to go takes the directory of labs along
 
 
 def base() -> Path:
@@ -150,9 +152,9 @@ def claim(name: str, source: str, *, version: str, exact: bool) -> tuple[RunDir,
     it. Raises AlreadyUpError when this file's lab is up (or, with `exact`, whoever has the name), CrashedLabError when
     its remains are in the way.
     """
-    root = base()
+    staged = _stage()
+    root = staged.parent
     run_id = f"{secrets.token_hex(8)}@{root}"
-    staged = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
     try:
         for number in range(1, _MAX_COPIES):
             candidate = name if number == 1 else f"{name}-{number}"
@@ -181,6 +183,13 @@ def claim(name: str, source: str, *, version: str, exact: bool) -> tuple[RunDir,
         raise LabError(f"{_MAX_COPIES} labs named {name!r} are up")
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _stage() -> Path:
+    """Make a directory to be renamed into place."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # a last lab going down has just taken the directory of labs along
+            return Path(tempfile.mkdtemp(prefix=".new-", dir=base()))
 
 
 class AlreadyUpError(LabError):

@@ -137,7 +137,7 @@ def test_down_leaves_nothing(lab_command: LabCommand, lab_file: LabFile) -> None
     assert len(Leftovers.of(lab_command.runtime).processes) >= 4
     lab_command.ok("down")
     assert Leftovers.of(lab_command.runtime) == before
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
     assert "no lab is up" in lab_command("ls").stderr.decode()
 
 
@@ -241,7 +241,7 @@ def test_sixteen_copies_at_once_do_not_see_each_other(lab_command: LabCommand, t
         assert len(macs) == 1, "the same file gives the same MACs, so cross-talk would have shown as moves"
         lab_command.ok("down", "--all", timeout=120)
     assert Leftovers.of(lab_command.runtime) == before
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_name_in_use_by_another_file_is_refused(pair: LabCommand, tmp_path: Path) -> None:
@@ -336,10 +336,10 @@ def test_killed_cli_in_mid_up_leaves_no_orphan(lab_command: LabCommand, lab_file
     command.kill()
     command.communicate()
     for _ in range(200):
-        if not lab_command.labs.exists() or not list(lab_command.labs.iterdir()):
+        if not lab_command.left():
             break
         lab_command("ls")
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
     for _ in range(50):
         if not processes_of(identity):
             break
@@ -360,7 +360,7 @@ def test_interrupted_up_cleans_up_and_says_so(
     assert b"interrupted" in errors
     assert b"nothing is left" in errors
     assert processes_of(identity) == set()
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_attached_up_ends_with_the_lab_down(lab_command: LabCommand, lab_file: LabFile) -> None:
@@ -373,7 +373,7 @@ def test_attached_up_ends_with_the_lab_down(lab_command: LabCommand, lab_file: L
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=30)
     assert command.returncode == 0
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_node_not_ready_in_time_fails_the_up_with_its_console(lab_command: LabCommand, lab_file: LabFile) -> None:
@@ -383,7 +383,7 @@ def test_node_not_ready_in_time_fails_the_up_with_its_console(lab_command: LabCo
     assert b"node b" in result.stderr
     assert b"not ready within 1 s" in result.stderr
     assert b"has been taken down" in result.stderr
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_failing_exec_is_reported_and_keep_leaves_the_lab_up(lab_command: LabCommand, lab_file: LabFile) -> None:
@@ -405,7 +405,7 @@ def test_up_timeout_bounds_the_whole_start(lab_command: LabCommand, lab_file: La
     assert result.returncode == 1
     assert b"not ready within 1 s" in result.stderr
     assert b"b is booting" in result.stderr
-    assert list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_dependent_host_starts_only_after_the_one_it_needs_is_healthy(
@@ -430,7 +430,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(lab_command: LabCommand, lab
     plan = lab_command.ok("up", "--dry-run").splitlines()
     assert plan[0] == "add network lan0 (switch)"
     assert "start node b" in plan
-    assert not lab_command.labs.exists() or list(lab_command.labs.iterdir()) == []
+    assert lab_command.left() == []
 
 
 def test_checks_pass_and_fail_by_exit_code(lab_command: LabCommand, lab_file: LabFile) -> None:

@@ -39,15 +39,17 @@ class User:
     def _python(self) -> list[str]:
         """A Python this user may run, seeing the packages of the one that runs the tests."""
         prefix = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups", "--inh-caps=-all"]
-        packages = sysconfig.get_path("purelib")
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        for candidate in (sys.executable, "/usr/bin/python3", f"/usr/bin/python{version}"):
-            shell = f'exec "{candidate}" -c "import sys; print(sys.version_info[:2])"'
-            result = subprocess.run([*prefix, "sh", "-c", shell], capture_output=True, text=True, check=False)
-            if result.returncode == 0 and result.stdout.strip() == str(sys.version_info[:2]):
-                # Through sh: the interpreter itself must be opened with this user's rights.
-                start = f"import site; site.addsitedir({packages!r}); from vswitch.cli import main; main()"
-                return [*prefix, "sh", "-c", f'exec "{candidate}" -c "$0" "$@"', start]
+        for base in (sys.executable, "/usr/bin/python3", f"/usr/bin/python{version}"):
+            # Through sh: the interpreter itself must be opened with this user's rights.
+            make = f'"{base}" -m venv --without-pip "{self.home}/venv" && "{self.home}/venv/bin/python" -V'
+            result = subprocess.run([*prefix, "sh", "-c", make], capture_output=True, text=True, check=False)
+            if result.returncode == 0 and version in result.stdout:
+                (packages,) = (self.home / "venv").glob("lib/python*/site-packages")
+                there = sysconfig.get_path("purelib")
+                (packages / "tests.pth").write_text(f"import site; site.addsitedir({there!r})\n")
+                return [*prefix, f"{self.home}/venv/bin/python", "-m", "vswitch"]
+            shutil.rmtree(self.home / "venv", ignore_errors=True)
         pytest.fail(f"no Python {version} that another user may run")
 
     def lab(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -98,4 +100,4 @@ def test_netns_lab_needs_no_privilege(user: User) -> None:
     down = user.lab("down", cwd=user.home)
     assert down.returncode == 0, down.stderr
     assert Leftovers.of(user.runtime) == before
-    assert list((user.runtime / "vswitch").iterdir()) == []
+    assert list(user.runtime.iterdir()) == []
