@@ -18,7 +18,7 @@ class LabFileError(LabError):
 
 
 class MachineError(LabError):
-    """This machine lacks something the lab needs (a program, a device, a permission)."""
+    """Something the lab needs is missing on this machine: a program, a device, a permission."""
 
 
 class FabricError(LabError):

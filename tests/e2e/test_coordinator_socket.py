@@ -51,9 +51,13 @@ def test_garbage_harms_nothing(running: RunDir, dealer: zmq.Socket[bytes]) -> No
         frames = [dice.randbytes(dice.randrange(80)) for _ in range(dice.randrange(1, 5))]
         dealer.send_multipart(frames)
         dealer.send_multipart([protocol.HEADER, dice.randbytes(dice.randrange(80))])
-    for number, operation in enumerate(
-        (protocol.Input(b"x"), protocol.Ack(-5), protocol.Hangup(), protocol.Resize(1, 1))
-    ):
+    strays: list[protocol.Operation] = [
+        protocol.Input(b"x"),
+        protocol.Ack(-5),
+        protocol.Hangup(),
+        protocol.Resize(1, 1),
+    ]
+    for number, operation in enumerate(strays):
         dealer.send_multipart(protocol.pack(Request(number, operation)))
     for kind in (socket.SOCK_STREAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_UNIX, kind) as raw:

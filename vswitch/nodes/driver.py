@@ -1,7 +1,7 @@
 """What a node driver is: the contract between the coordinator and a kind of machine.
 
-A driver is one file in this package holding a settings struct and a `Driver` subclass; `load_drivers()` imports them all
-and each registers itself. The coordinator calls, in this order:
+A driver is one file in this package holding a settings struct and a `Driver` subclass; `load_drivers()` imports them
+all and each registers itself. The coordinator calls, in this order:
 
     prepare()                       make what interfaces need (a namespace); cheap, no guest yet
     open_port() / join_bus() / join_socket()     once per interface, through whichever the link asks for

@@ -171,10 +171,11 @@ def _configure(route: IPRoute, interface: Interface) -> None:
     route.link("set", index=index, state="up")
     for text in interface.addresses:
         address = ip_interface(text)
-        if address.version == 4:
-            extra = {"broadcast": str(address.network.broadcast_address)} if address.network.prefixlen < 31 else {}
-        else:
-            extra = {"flags": _IFA_F_NODAD}
+        extra: dict[str, str | int] = {}
+        if address.version == 6:
+            extra["flags"] = _IFA_F_NODAD
+        elif address.network.prefixlen < 31:
+            extra["broadcast"] = str(address.network.broadcast_address)
         route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **extra)
 
 

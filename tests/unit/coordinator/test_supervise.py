@@ -17,11 +17,12 @@ from vswitch.coordinator.sweep import crashed, sweep, sweep_orphans
 
 
 def test_child_is_awaited_by_many_and_reports_its_exit_code() -> None:
-    async def scenario() -> list[int]:
+    async def scenario() -> tuple[int, int]:
         child = Child.spawn(["sh", "-c", "exit 3"], run_id="x")
-        return await asyncio.gather(child.wait(), child.wait())
+        first, second = await asyncio.gather(child.wait(), child.wait())
+        return first, second
 
-    assert asyncio.run(scenario()) == [3, 3]
+    assert asyncio.run(scenario()) == (3, 3)
 
 
 def test_killed_child_reports_the_signal_and_carries_the_run_id(tmp_path: Path) -> None:
