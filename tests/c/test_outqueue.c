@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "check.h"
+#include "outqueue.h"
+
+static uint8_t wire[FRAME_PREFIX + FRAME_MAX];
+
+static struct frame frame_of(uint32_t len, uint8_t fill)
+{
+	memset(wire + FRAME_PREFIX, fill, len);
+	frame_set_prefix(wire + FRAME_PREFIX, len);
+	return (struct frame){ wire + FRAME_PREFIX, len };
+}
+
+/* What goes in comes out, in any portions, all the way round the ring. */
+static void keeps_bytes_and_counts_frames(void)
+{
+	struct outqueue queue = { 0 };
+	uint64_t frames = 0, bytes = 0, pushed = 0, pushed_bytes = 0;
+	uint64_t left_in_frame = 0;
+	uint32_t len = 0, next_out = 0;
+	unsigned header = 0;
+
+	srandom(1);
+	while (pushed < 20000) {
+		struct iovec pieces[2];
+		int n_pieces;
+
+		for (long n = random() % 40; n > 0; n--) {
+			struct frame frame = frame_of(FRAME_MIN + (uint32_t)random() % 3000, (uint8_t)(pushed & 0xff));
+
+			if (!vsw_outqueue_push(&queue, &frame, 0))
+				break;
+			pushed++;
+			pushed_bytes += frame.len;
+		}
+		n_pieces = vsw_outqueue_peek(&queue, pieces);
+		for (int i = 0; i < n_pieces; i++) {
+			size_t take = pieces[i].iov_len < 30000 ? pieces[i].iov_len : (size_t)random() % 30000;
+
+			for (size_t j = 0; j < take; j++) {
+				uint8_t byte = ((uint8_t *)pieces[i].iov_base)[j];
+
+				if (!left_in_frame) {
+					len = len << 8 | byte;
+					if (++header == FRAME_PREFIX) {
+						left_in_frame = len;
+						header = len = 0;
+					}
+				} else {
+					CHECK(byte == (uint8_t)next_out);
+					if (!--left_in_frame)
+						next_out++;
+				}
+			}
+			vsw_outqueue_consume(&queue, take, &frames, &bytes);
+			CHECK(frames == next_out);
+			if (take < pieces[i].iov_len)
+				break;
+		}
+		CHECK(queue.frames == pushed - frames);
+	}
+	CHECK(bytes <= pushed_bytes && frames > 10000);
+	vsw_outqueue_free(&queue);
+}
+
+static void is_bounded_in_bytes_and_in_frames(void)
+{
+	struct outqueue queue = { 0 };
+	struct frame frame = frame_of(FRAME_MAX, 0);
+	uint32_t n = 0;
+
+	while (vsw_outqueue_push(&queue, &frame, 0))
+		n++;
+	CHECK(n == OUTQUEUE_SIZE / (FRAME_PREFIX + FRAME_MAX));
+	vsw_outqueue_free(&queue);
+	frame = frame_of(FRAME_MIN, 0);
+	for (n = 0; vsw_outqueue_push(&queue, &frame, 0);)
+		n++;
+	CHECK(n == OUTQUEUE_FRAMES);
+	vsw_outqueue_free(&queue);
+}
+
+static void counts_a_frame_begun_elsewhere_when_its_end_is_sent(void)
+{
+	struct outqueue queue = { 0 };
+	struct frame frame = frame_of(100, 7);
+	uint64_t frames = 0, bytes = 0;
+	struct iovec pieces[2];
+
+	CHECK(vsw_outqueue_push(&queue, &frame, 2)); /* half of the prefix is gone */
+	CHECK(vsw_outqueue_push(&queue, &frame, 0));
+	CHECK(vsw_outqueue_bytes(&queue) == 102 + 104);
+	CHECK(vsw_outqueue_peek(&queue, pieces) == 1 && !memcmp(pieces[0].iov_base, wire + 2, 102));
+	vsw_outqueue_consume(&queue, 101, &frames, &bytes);
+	CHECK(frames == 0);
+	vsw_outqueue_consume(&queue, 1, &frames, &bytes);
+	CHECK(frames == 1 && bytes == 100);
+	vsw_outqueue_consume(&queue, 104, &frames, &bytes);
+	CHECK(frames == 2 && bytes == 200 && !queue.frames);
+	vsw_outqueue_free(&queue);
+}
+
+int main(void)
+{
+	RUN(keeps_bytes_and_counts_frames);
+	RUN(is_bounded_in_bytes_and_in_frames);
+	RUN(counts_a_frame_begun_elsewhere_when_its_end_is_sent);
+	return 0;
+}

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <fcntl.h>
+
+#include "lab.h"
+#include "pause.h"
+
+#define A 0x525400000001ULL
+#define B 0x525400000002ULL
+#define C 0x525400000003ULL
+
+/* Frames cut anywhere arrive whole: `step` bytes at a time, each read on its own. */
+static void reassembles(size_t step)
+{
+	static const uint32_t lens[] = { 18, 60, 1514, FRAME_MAX, 19, 9000 };
+	static uint8_t wire[6 * (FRAME_MAX + 4)];
+	struct peer a, b;
+	size_t size = 0;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	for (uint32_t i = 0; i < 6; i++)
+		size += make_frame(wire + size, B, A, lens[i], i);
+	for (size_t at = 0; at < size; at += step) {
+		size_t n = size - at < step ? size - at : step;
+
+		CHECK(write(a.fd, wire + at, n) == (ssize_t)n);
+		vsw_engine_step(engine, 0);
+	}
+	for (int i = 0; i < 6; i++)
+		CHECK(lab_receive(b) == i);
+	CHECK(lab_receive(b) == -1);
+	CHECK(a.port->rx_frames == 6 && b.port->tx_frames == 6);
+	lab_stop();
+}
+
+static void reassembles_frames_cut_anywhere(void)
+{
+	static const size_t steps[] = { 1, 2, 3, 5, 63, 64, 1000, 4096, 65536, 100000 };
+
+	for (unsigned i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		reassembles(steps[i]);
+}
+
+static void passes_on_many_frames_sent_at_once(void)
+{
+	enum { FRAMES = 3000 };
+	static uint8_t wire[FRAMES * 64];
+	struct peer a, b;
+	size_t size = 0;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	for (uint32_t i = 0; i < FRAMES; i++)
+		size += make_frame(wire + size, B, A, 60, i);
+	CHECK(write(a.fd, wire, size) == (ssize_t)size);
+	lab_settle();
+	for (int i = 0; i < FRAMES; i++)
+		CHECK(lab_receive(b) == i);
+	CHECK(a.port->rx_frames == FRAMES && b.port->tx_frames == FRAMES && b.port->tx_bytes == FRAMES * 60);
+	lab_stop();
+}
+
+static void discards_empty_frames_and_runts(void)
+{
+	static const uint8_t runts[] = { 0, 0, 0, 0, 0, 0, 0, 1, 9, 0,  0,  0,  13,
+					 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13 };
+	struct peer a, b;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	CHECK(write(a.fd, runts, sizeof(runts)) == sizeof(runts));
+	lab_send(a, B, A, 60, 1);
+	lab_settle();
+	CHECK(lab_receive(b) == 1 && lab_receive(b) == -1);
+	CHECK(a.port->drops[DROP_RUNT] == 3 && a.port->state == PORT_UP);
+	lab_stop();
+}
+
+static void an_oversize_length_fails_that_port_alone(void)
+{
+	static const uint8_t oversize[] = { 0, 1, 0x10, 1 }; /* 69633 */
+	struct peer a, b, c;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer();
+	lab_send(a, B, A, 60, 1);
+	CHECK(write(a.fd, oversize, sizeof(oversize)) == sizeof(oversize));
+	lab_settle();
+	CHECK(a.port->state == PORT_ERROR && a.port->drops[DROP_OVERSIZE] == 1);
+	CHECK(strstr(a.port->reason, "69633"));
+	CHECK(read(a.fd, &(char){ 0 }, 1) == 0); /* it was hung up on */
+	CHECK(lab_receive(b) == 1);              /* what came before counts */
+	lab_send(b, ANYBODY, B, 60, 2);
+	lab_settle();
+	CHECK(lab_receive(c) == 1 && lab_receive(c) == 2);
+	lab_stop();
+}
+
+static void half_a_frame_at_the_end_is_no_frame(void)
+{
+	struct peer a, b;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	CHECK(write(a.fd, "\0\0\0\100half", 8) == 8);
+	lab_settle();
+	close(a.fd);
+	lab_settle();
+	CHECK(a.port->state == PORT_CLOSED && strstr(a.port->reason, "mid-frame"));
+	CHECK(lab_receive(b) == -1);
+	lab_stop();
+}
+
+/* Send to `to` until the switch takes no more, or `limit` frames were sent. Return how many. */
+static uint32_t send_until_stuck(struct peer from, uint64_t to, uint64_t source, uint32_t limit)
+{
+	static uint8_t wire[1518];
+	uint32_t n = 0;
+
+	while (n < limit) {
+		size_t size = make_frame(wire, to, source, 1514, n);
+		struct pollfd room = { .fd = from.fd, .events = POLLOUT };
+
+		lab_settle();
+		if (poll(&room, 1, 0) != 1)
+			break;
+		CHECK(write(from.fd, wire, size) == (ssize_t)size);
+		n++;
+	}
+	return n;
+}
+
+static void a_slow_receiver_pauses_its_sender_and_loses_nothing(void)
+{
+	struct peer a, b;
+	uint32_t n;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	lab_send(b, ANYBODY, B, 60, 0);
+	lab_settle();
+	n = send_until_stuck(a, B, A, 100000);
+	CHECK(n < 100000); /* the sender had to wait */
+	CHECK(a.port->waits_for == b.port && a.port->pauses == 1);
+	for (uint32_t i = 0; i < n; i++) {
+		CHECK(lab_receive(b) == i);
+		lab_settle();
+	}
+	CHECK(!a.port->waits_for && b.port->congestion == CONGESTION_CLEAR);
+	CHECK(b.port->tx_frames == n && !b.port->drops[DROP_OVERFLOW]);
+	lab_stop();
+}
+
+static void a_stuck_receiver_holds_its_senders_up_only_for_the_limit(void)
+{
+	struct peer a, b, c;
+	uint32_t n, sent;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer();
+	lab_send(b, A, B, 60, 0);
+	lab_send(c, A, C, 60, 0);
+	lab_settle();
+	sent = send_until_stuck(a, B, A, 100000);
+	CHECK(a.port->waits_for == b.port);
+	test_clock_ns += PAUSE_LIMIT_NS;
+	lab_settle();
+	CHECK(!a.port->waits_for && b.port->congestion == CONGESTION_GIVEN_UP);
+	/* From now on nobody waits: what does not fit is dropped, and counted. */
+	n = send_until_stuck(a, B, A, 5000);
+	CHECK(n == 5000);
+	lab_settle();
+	CHECK(a.port->pauses == 1);
+	CHECK(b.port->drops[DROP_OVERFLOW] > 4000);
+	while (lab_receive(c) >= 0)
+		;
+	lab_send(a, C, A, 60, 77);
+	lab_settle();
+	CHECK(lab_receive(c) == 77);
+	/* Once it has caught up it is like any other again. */
+	while (lab_receive(b) >= 0)
+		lab_settle();
+	CHECK(b.port->congestion == CONGESTION_CLEAR);
+	CHECK(b.port->tx_frames + b.port->drops[DROP_OVERFLOW] == sent + n + 1); /* 1: C's flood */
+	lab_stop();
+}
+
+static void floods_do_not_wait_for_a_stuck_receiver(void)
+{
+	struct peer a, b, c;
+	uint32_t n = 0;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer();
+	for (; n < 3000; n++) {
+		lab_send(a, ANYBODY, A, 1514, n);
+		lab_settle();
+		CHECK(lab_receive(c) == n);
+	}
+	CHECK(a.port->pauses == 0 && b.port->drops[DROP_OVERFLOW] > 0);
+	CHECK(c.port->tx_frames == n && c.port->drops[DROP_OVERFLOW] == 0);
+	lab_stop();
+}
+
+static void a_congested_port_that_ends_lets_its_senders_go(void)
+{
+	struct peer a, b;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	lab_send(b, ANYBODY, B, 60, 0);
+	lab_settle();
+	send_until_stuck(a, B, A, 100000);
+	CHECK(a.port->waits_for == b.port);
+	close(b.fd);
+	lab_settle();
+	CHECK(b.port->state == PORT_CLOSED && b.port->drops[DROP_CLOSED] > 0);
+	CHECK(!a.port->waits_for && TAILQ_EMPTY(&engine->congested));
+	lab_stop();
+}
+
+static void a_paused_sender_that_ends_waits_no_more(void)
+{
+	struct peer a, b;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer();
+	lab_send(b, ANYBODY, B, 60, 0);
+	lab_settle();
+	send_until_stuck(a, B, A, 100000);
+	CHECK(a.port->waits_for == b.port);
+	vsw_port_free(a.port);
+	CHECK(TAILQ_EMPTY(&b.port->waiting));
+	lab_settle();
+	lab_stop();
+}
+
+static void wants_a_connected_stream_socket(void)
+{
+	const struct port_ops *ops = vsw_port_ops_find("stream");
+	struct port *port;
+	int pair[2], fd;
+
+	lab_start(false, 8192);
+	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+	CHECK(vsw_port_new(sw, ops, &pair[0], 1, &port) == -EPROTOTYPE);
+	CHECK(fcntl(pair[0], F_GETFD) == -1); /* closed on failure */
+	close(pair[1]);
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	CHECK(vsw_port_new(sw, ops, &fd, 1, &port) == -ENOTCONN);
+	CHECK(sw->n_ports == 0);
+	lab_stop();
+}
+
+int main(void)
+{
+	RUN(reassembles_frames_cut_anywhere);
+	RUN(passes_on_many_frames_sent_at_once);
+	RUN(discards_empty_frames_and_runts);
+	RUN(an_oversize_length_fails_that_port_alone);
+	RUN(half_a_frame_at_the_end_is_no_frame);
+	RUN(a_slow_receiver_pauses_its_sender_and_loses_nothing);
+	RUN(a_stuck_receiver_holds_its_senders_up_only_for_the_limit);
+	RUN(floods_do_not_wait_for_a_stuck_receiver);
+	RUN(a_congested_port_that_ends_lets_its_senders_go);
+	RUN(a_paused_sender_that_ends_waits_no_more);
+	RUN(wants_a_connected_stream_socket);
+	return 0;
+}
