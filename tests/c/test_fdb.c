@@ -57,17 +57,20 @@ static void when_full_keeps_what_it_knows(void)
 /* The same as a plain array, whatever the order of operations: erasing must not break probing. */
 static void agrees_with_a_plain_table(void)
 {
-	enum { KEYS = 600, LIMIT = 300, STEPS = 200000 };
+	enum { KEYS = 600, LIMIT = 510, STEPS = 200000 };
 	static struct port *where[KEYS];
-	static uint64_t seen[KEYS];
+	static uint64_t keys[KEYS], seen[KEYS];
 	struct fdb fdb;
 	uint64_t now = 0;
 	uint32_t used = 0;
 
 	srandom(1);
-	vsw_fdb_init(&fdb, LIMIT, 1000);
+	for (unsigned i = 0; i < KEYS; i++)
+		keys[i] = (uint64_t)random() << 17 ^ (uint64_t)random();
+	vsw_fdb_init(&fdb, LIMIT, 3000);
 	for (unsigned step = 0; step < STEPS; step++) {
 		unsigned key = (unsigned)random() % KEYS;
+		uint64_t mac = keys[key];
 		struct port *port = &ports[random() % 4];
 
 		now += (uint64_t)random() % 3;
@@ -79,20 +82,20 @@ static void agrees_with_a_plain_table(void)
 		} else if (step % 331 == 0) {
 			vsw_fdb_age(&fdb, now);
 			for (unsigned i = 0; i < KEYS; i++)
-				if (where[i] && now - seen[i] >= 1000)
+				if (where[i] && now - seen[i] >= 3000)
 					where[i] = NULL, used--;
 		} else if (random() % 2) {
 			bool full = !where[key] && used == LIMIT;
 
-			CHECK((vsw_fdb_learn(&fdb, key, port, now) == FDB_FULL) == full);
+			CHECK((vsw_fdb_learn(&fdb, mac, port, now) == FDB_FULL) == full);
 			if (!full) {
 				used += !where[key];
 				where[key] = port;
 				seen[key] = now;
 			}
 		} else {
-			CHECK(vsw_fdb_lookup(&fdb, key, now) ==
-			      (where[key] && now - seen[key] < 1000 ? where[key] : NULL));
+			CHECK(vsw_fdb_lookup(&fdb, mac, now) ==
+			      (where[key] && now - seen[key] < 3000 ? where[key] : NULL));
 		}
 		CHECK(fdb.used == used);
 	}
