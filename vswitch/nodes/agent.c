@@ -111,7 +111,7 @@ int main(int argc, char **argv)
 {
 	const char *fd = NULL, *hostname = NULL, *hosts = NULL;
 
-	if (getpid() == 1 && argc == 1)
+	if (getpid() == 1 && strcmp(argv[0], "/init") == 0) /* the kernel adds the words it does not know */
 		guest_main();
 	if (argc > 3 && strcmp(argv[1], "--die-with") == 0) {
 		die_with_parent();

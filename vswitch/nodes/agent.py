@@ -130,6 +130,8 @@ class AgentChannel:
     async def close(self) -> None:
         """Disconnect; sessions still open end with AgentError. Idempotent."""
         self._end("the channel was closed", report=False)
+        if self._wire.transport is not None:
+            await self._wire.closed.wait()
 
     # --- for AgentSession -------------------------------------------------------------------------------------------
 
@@ -214,6 +216,7 @@ class _Wire(asyncio.Protocol):
         self._channel = channel
         self.transport: asyncio.Transport | None = None
         self.writable = asyncio.Event()
+        self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -228,6 +231,7 @@ class _Wire(asyncio.Protocol):
             self._channel._received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set()
         self._channel._end("the node's agent is gone" + (f": {error}" if error else ""))
 
     def pause_writing(self) -> None:

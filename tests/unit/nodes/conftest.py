@@ -29,9 +29,7 @@ async def running_host(
     ours, theirs = socket.socketpair()
     argv = [*before, os.fspath(agent_program()), "--fd", str(theirs.fileno()), "--hostname", "tester", *options]
     with theirs:
-        process = subprocess.Popen(
-            argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})}
-        )
+        process = _start(argv, theirs.fileno(), environment or {})
     channel = AgentChannel()
     try:
         await channel.open(ours)
@@ -42,6 +40,10 @@ async def running_host(
         await channel.close()
         process.kill()
         process.wait()
+
+
+def _start(argv: Sequence[str], fd: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, pass_fds=[fd], stdin=subprocess.DEVNULL, env={**os.environ, **environment})
 
 
 def descendants(pid: int) -> set[int]:

@@ -1,0 +1,486 @@
+"""Driver `qemu`: a virtual machine under QEMU, driven over inherited sockets only.
+
+QEMU gets one end each of socket pairs for its monitor (QMP), its serial console, the agent in the guest and every
+network interface, so a machine has no names, ports or paths that could collide with another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from msgspec import Struct
+
+from ..coordinator.supervise import Child, describe_exit, spawn_task
+from ..errors import AgentError, MachineError, NodeError
+from ..model.lab import Interface, Node
+from .accel import Verdict, probe_kvm
+from .agent import AgentChannel, agent_program
+from .driver import Bus, Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
+from .image import built_image, default_image
+from .qemu_command import (
+    Attachment,
+    Boot,
+    Channels,
+    QemuSpec,
+    ReadyConsole,
+    command_line,
+    default_binary,
+    nic_model,
+)
+from .qemu_guest import configuration_script
+
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, QMPClient
+
+__all__ = ["QemuDriver", "default_binary", "version"]
+
+_OLDEST = (7, 2)  # the first with -netdev stream
+_QUIT_GRACE = 1.0  # s
+_LAST_WORDS_GRACE = 1.0  # s
+_LOG_LIMIT = 1024 * 1024  # bytes of QEMU's own messages
+_READY_TAIL = 4096  # bytes of console output a readiness pattern may span
+
+_SHUTDOWN_WORDS = {
+    "guest-shutdown": "the guest powered off",
+    "guest-reset": "the guest rebooted, or its kernel panicked",
+    "guest-panic": "the guest's kernel panicked",
+    "host-signal": "QEMU was told to end by a signal",
+    "host-qmp-quit": "QEMU was told to quit over its monitor",
+    "host-error": "QEMU ended on an error",
+}
+
+
+@functools.cache
+def version(binary: str) -> str:
+    """QEMU's version, "7.2.22". Raises MachineError when there is no such program or it does not say."""
+    try:
+        said = subprocess.run([binary, "-version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"{binary} does not run: {error}") from None
+    found = re.search(r"version (\d+(?:\.\d+)+)", said)
+    if found is None:
+        raise MachineError(f"{binary} does not say its version")
+    return found[1]
+
+
+@functools.cache
+def nic_models(binary: str) -> tuple[str, ...]:
+    """Names of the PCI NICs this QEMU has."""
+    listing = subprocess.run(
+        [binary, "-device", "help"], capture_output=True, text=True, timeout=10, check=False
+    ).stdout
+    section = listing.partition("Network devices:")[2].partition("\n\n")[0]
+    return tuple(re.findall(r'^name "([^"]+)", bus PCI', section, re.MULTILINE))
+
+
+class QemuDriver(Driver):
+    """One QEMU machine."""
+
+    name: ClassVar[str] = "qemu"
+    Spec: ClassVar[type[Struct]] = QemuSpec
+    takes_stream: ClassVar[bool] = True
+    takes_bus: ClassVar[bool] = True
+
+    def __init__(self, node: Node, context: NodeContext) -> None:
+        super().__init__(node, context)
+        self._spec = msgspec.convert(node.settings, QemuSpec)
+        self._binary = self._spec.qemu or default_binary()
+        self._sockets: dict[str, socket.socket] = {}
+        self._buses: dict[str, Bus] = {}
+        self._child: Child | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._console = _Console(context.console_output)
+        self._messages = _Messages(context.run_dir / "qemu.log")
+        self._agent: AgentChannel | None = None
+        self._qmp: QMPClient | None = None
+        self._shutdown: EventListener | None = None
+        self._accel = ""
+        self._kvm: Verdict | None = None
+
+    @classmethod
+    def check(cls, node: Node) -> list[str]:
+        """Say what is missing here for `node`: QEMU, its version, a NIC model, the image."""
+        spec = msgspec.convert(node.settings, QemuSpec)
+        binary = spec.qemu or default_binary()
+        if shutil.which(binary) is None:
+            package = "qemu-system-arm" if "aarch64" in binary else "qemu-system-x86"
+            return [f"there is no {binary} on the PATH; run: apt-get install {package} (as root)"]
+        missing = []
+        try:
+            if tuple(map(int, version(binary).split(".")[:2])) < _OLDEST:
+                missing.append(f"{binary} is version {version(binary)}, but 7.2 or newer is needed")
+        except MachineError as error:
+            missing.append(str(error))
+        if spec.disk is not None and shutil.which("qemu-img") is None:
+            missing.append("there is no qemu-img on the PATH; run: apt-get install qemu-utils (as root)")
+        if spec.built_in and built_image() is None:
+            missing.append("the guest image is not built yet; run: lab image build")
+        for interface in node.interfaces:
+            if interface.model is not None and nic_model(interface) not in nic_models(binary):
+                known = ", ".join(nic_models(binary))
+                missing.append(f"{binary} has no PCI NIC {interface.model!r} for {interface.name}; it has: {known}")
+        return missing
+
+    # --- interfaces -------------------------------------------------------------------------------------------------
+
+    async def open_port(self, interface: Interface) -> FabricEnd:
+        """Keep one end of a socket pair for QEMU, return the other."""
+        ours, theirs = socket.socketpair()
+        self._sockets[interface.name] = ours
+        return FabricEnd("stream", theirs.detach())
+
+    async def join_socket(self, interface: Interface, sock: socket.socket) -> None:
+        """Give QEMU `sock`."""
+        self._sockets[interface.name] = sock
+
+    async def join_bus(self, interface: Interface, bus: Bus) -> None:
+        """Have QEMU join the bus itself."""
+        self._buses[interface.name] = bus
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Boot the machine; return once its agent has configured it, or without an agent once it counts as ready."""
+        if self._child is not None or self._stopping:
+            raise NodeError(f"node {self.node.name} was started before")
+        self._accel = await self._choose_accelerator()
+        boot = await self._what_to_boot()
+        self._agent = AgentChannel() if self._spec.has_agent else None
+        pattern = self._spec.ready.console if isinstance(self._spec.ready, ReadyConsole) else None
+        shown = self._console.expect(pattern) if pattern is not None else None
+        monitor = await self._spawn(boot)
+        await self._or_death(self._connect_monitor(monitor))
+        if self._agent is not None:
+            await self._or_death(self._configure(self._agent))
+        elif shown is not None:
+            await self._or_death(shown)
+
+    async def _choose_accelerator(self) -> str:
+        if self._spec.accel == "tcg":
+            return "tcg"
+        self._kvm = await asyncio.get_running_loop().run_in_executor(None, probe_kvm, self._binary)
+        if self._kvm.works:
+            return "kvm"
+        if self._spec.accel == "kvm":
+            raise NodeError(f"KVM does not work here: {self._kvm.reason}; use accel: auto")
+        return "tcg"
+
+    async def _what_to_boot(self) -> Boot:
+        kernel, initrd, disk = self._spec.kernel, self._spec.initrd, None
+        if self._spec.built_in:
+            image = default_image()
+            kernel, initrd = os.fspath(image.kernel), initrd or os.fspath(image.initrd)
+        if self._spec.disk is not None:
+            disk = await self._make_overlay(Path(self._spec.disk))
+        return Boot(kernel, initrd, disk)
+
+    async def _make_overlay(self, disk: Path) -> str:
+        """Create an empty image over `disk` that takes all writes."""
+        overlay = self.context.run_dir / "disk.qcow2"
+        argv = _overlay_command(disk, overlay)
+        log = self.context.run_dir / "qemu-img.log"
+        with log.open("wb") as output:
+            code = await Child.spawn(argv, run_id=self.context.run_id, output=output).wait()
+        if code != 0:
+            raise NodeError(f"no overlay over {disk}: {log.read_text(errors='replace').strip()}")
+        return os.fspath(overlay)
+
+    async def _spawn(self, boot: Boot) -> socket.socket:
+        """Start QEMU with its ends of everything; return our end of its monitor."""
+        pairs = {name: socket.socketpair() for name in ("console", "monitor", "agent")}
+        theirs = {name: pair[1] for name, pair in pairs.items()}
+        errors_read, errors_write = os.pipe()
+        try:
+            attachments = [self._attachment(interface) for interface in self.node.interfaces]
+            channels = Channels(
+                theirs["console"].fileno(),
+                theirs["monitor"].fileno(),
+                theirs["agent"].fileno() if self._agent is not None else None,
+            )
+            argv = command_line(self._spec, boot, self._accel, attachments, channels)
+            self._child = Child.spawn(
+                # So that QEMU dies with us, whatever kills us.
+                [agent_program(), "--die-with", str(os.getpid()), self._binary, *argv],
+                run_id=self.context.run_id,
+                pass_fds=[sock.fileno() for sock in (*theirs.values(), *self._sockets.values())],
+                output=errors_write,
+            )
+        except OSError as error:
+            raise NodeError(f"starting {self._binary}: {error}") from error
+        finally:
+            os.close(errors_write)
+            for sock in (*theirs.values(), *self._sockets.values()):
+                sock.close()
+            self._sockets.clear()
+            if self._child is None:
+                os.close(errors_read)
+                for ours, _ in pairs.values():
+                    ours.close()
+        self._watcher = spawn_task(self._watch(self._child), name=f"watch {self.node.name}")
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: self._messages, os.fdopen(errors_read, "rb", 0))
+        console = pairs["console"][0]
+        console.setblocking(False)
+        await loop.create_unix_connection(lambda: self._console, sock=console)
+        if self._agent is not None:
+            await self._agent.open(pairs["agent"][0])
+        else:
+            pairs["agent"][0].close()
+        return pairs["monitor"][0]
+
+    def _attachment(self, interface: Interface) -> Attachment:
+        if interface.name in self._buses:
+            return Attachment(interface, self._buses[interface.name])
+        if interface.name not in self._sockets:
+            # Not linked to anything: a cable into nowhere.
+            self._sockets[interface.name], nowhere = socket.socketpair()
+            nowhere.close()
+        return Attachment(interface, self._sockets[interface.name].fileno())
+
+    async def _connect_monitor(self, sock: socket.socket) -> None:
+        from qemu.qmp import EventListener, QMPClient, QMPError
+
+        self._qmp = QMPClient(self.node.name)
+        self._shutdown = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
+        self._qmp.register_listener(self._shutdown)
+        sock.setblocking(False)
+        try:
+            await self._qmp.connect(sock)
+        except QMPError as error:
+            raise NodeError(f"QEMU's monitor does not answer: {error}") from error
+
+    async def _configure(self, agent: AgentChannel) -> None:
+        hello = await agent.wait_hello()
+        for warning in hello.warnings:
+            self.context.console_output(f"[vswitch: {warning}]\n".encode())
+        script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces)
+        code, _, errors = await run_to_end(agent.exec(ExecRequest(argv=("sh", "-s"))), script.encode())
+        if code != 0:
+            said = errors.decode(errors="replace").strip()
+            raise NodeError(f"configuring the guest failed with exit code {code}: {said[-500:] or 'it said nothing'}")
+
+    async def _or_death(self, work: Awaitable[Any]) -> None:
+        """Wait for `work`, but not past QEMU's end. Raises NodeError saying how QEMU ended."""
+        assert self._watcher is not None
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                try:
+                    task.result()
+                    return
+                except (AgentError, NodeError, EOFError):
+                    # What fails because QEMU is ending is told by its end; give that a moment to show.
+                    await asyncio.wait({self._watcher}, timeout=_LAST_WORDS_GRACE)
+                    if not self._watcher.done():
+                        raise
+            raise NodeError(self._reason)
+        finally:
+            task.cancel()
+
+    # --- end --------------------------------------------------------------------------------------------------------
+
+    _reason = ""
+
+    async def _watch(self, child: Child) -> None:
+        code = await child.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_GRACE):
+                await self._messages.ended.wait()
+        self._reason = self._describe_end(code, await self._shutdown_reasons())
+        if not self._stopping:
+            self.context.exited(self._reason)
+
+    async def _shutdown_reasons(self) -> list[str]:
+        """Let the monitor's connection end and return why QEMU shut down, as far as it said."""
+        from qemu.qmp import QMPError
+
+        if self._qmp is None or self._shutdown is None:
+            return []
+        with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_GRACE):
+                await self._qmp.disconnect()
+        reasons = []
+        while not self._shutdown.empty():
+            event = await self._shutdown.get()
+            data = event.get("data")
+            if isinstance(data, dict) and event["event"] == "SHUTDOWN":
+                reasons.append(str(data.get("reason", "")))
+        return reasons
+
+    def _describe_end(self, code: int, shutdown: list[str]) -> str:
+        words = [_SHUTDOWN_WORDS.get(reason, reason) for reason in shutdown[-1:]]
+        if code != 0 or not words:
+            words.append(f"QEMU: {describe_exit(code)}")
+        if code != 0 and self._messages.last_line:
+            words.append(self._messages.last_line)
+        return "; ".join(words)
+
+    async def stop(self) -> None:
+        """End QEMU: politely if it answers at once, else by force."""
+        self._stopping = True
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+        if self._child is not None and self._child.returncode is None:
+            await self._quit()
+            self._child.kill()
+            await self._child.wait()
+        if self._watcher is not None:
+            await asyncio.wait({self._watcher})
+        if self._agent is not None:
+            await self._agent.close()
+        self._console.close()
+        self._messages.close()
+
+    async def _quit(self) -> None:
+        from qemu.qmp import QMPError
+
+        if self._qmp is None or self._child is None:
+            return
+        with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+            async with asyncio.timeout(_QUIT_GRACE):
+                await self._qmp.execute("quit")
+                await self._child.wait()
+
+    # --- use --------------------------------------------------------------------------------------------------------
+
+    async def exec(self, request: ExecRequest) -> ExecSession:
+        """Start a command in the guest through its agent."""
+        if self._agent is None:
+            raise AgentError(f"node {self.node.name} has no agent to run commands; use: lab console {self.node.name}")
+        return await self._agent.exec(request)
+
+    async def console_write(self, data: bytes) -> None:
+        """Type on the machine's serial console; waits while the guest does not take it."""
+        await self._console.write(data)
+
+    @property
+    def has_console(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's process id."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    def facts(self) -> dict[str, str]:
+        """The accelerator, and why it is not KVM where that was tried."""
+        if not self._accel:
+            return {}
+        facts = {"accel": self._accel}
+        if self._kvm is not None and not self._kvm.works:
+            facts["kvm"] = self._kvm.reason
+        return facts
+
+
+def _overlay_command(disk: Path, overlay: Path) -> list[str]:
+    """The format below is never left to QEMU to guess: the guest of a raw disk could make it look like another one."""
+    try:
+        with disk.open("rb") as file:
+            kind = "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
+    except OSError as error:
+        raise NodeError(f"disk {disk}: {error.strerror}") from None
+    return ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", str(disk.absolute()), str(overlay)]
+
+
+class _Console(asyncio.Protocol):
+    """Our end of the serial console."""
+
+    def __init__(self, output: Callable[[bytes], None]) -> None:
+        self._output = output
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._pattern: re.Pattern[bytes] | None = None
+        self._matched: asyncio.Future[None] | None = None
+        self._tail = b""
+
+    def expect(self, pattern: str) -> asyncio.Future[None]:
+        """A future that is done once the output matches. Raises NodeError for a bad pattern."""
+        try:
+            self._pattern = re.compile(pattern.encode())
+        except re.error as error:
+            raise NodeError(f"ready: {pattern!r} is not a regular expression: {error}") from None
+        self._matched = asyncio.get_running_loop().create_future()
+        return self._matched
+
+    async def write(self, data: bytes) -> None:
+        await self._writable.wait()
+        if self._transport is None or self._transport.is_closing():
+            raise NodeError("the machine is not running")
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._output(data)
+        if self._pattern is not None and self._matched is not None and not self._matched.done():
+            self._tail = (self._tail + data)[-_READY_TAIL:]
+            if self._pattern.search(self._tail):
+                self._matched.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+
+class _Messages(asyncio.Protocol):
+    """What QEMU itself says on stdout and stderr: logged up to a limit, the last line kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._left = _LOG_LIMIT
+        self._tail = b""
+        self.ended = asyncio.Event()
+
+    @property
+    def last_line(self) -> str:
+        lines = self._tail.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._file = self._path.open("wb", buffering=0)
+
+    def data_received(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-1024:]
+        if self._file is not None and self._left > 0:
+            self._file.write(data[: self._left])
+            self._left -= len(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._file is not None:
+            self._file.close()
+        self.ended.set()
