@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import re
 import shutil
@@ -252,14 +253,16 @@ class QemuDriver(Driver):
     async def _connect_monitor(self, sock: socket.socket) -> None:
         from qemu.qmp import EventListener, QMPClient, QMPError
 
-        self._qmp = QMPClient(self.node.name)
-        self._shutdown = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
-        self._qmp.register_listener(self._shutdown)
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it raises
+        client = QMPClient(self.node.name)
+        self._shutdown = EventListener(("SHUTDOWN",))
+        client.register_listener(self._shutdown)
         sock.setblocking(False)
         try:
-            await self._qmp.connect(sock)
+            await client.connect(sock)
         except QMPError as error:
             raise NodeError(f"QEMU's monitor does not answer: {error}") from error
+        self._qmp = client
 
     async def _configure(self, agent: AgentChannel) -> None:
         hello = await agent.wait_hello()
@@ -316,7 +319,7 @@ class QemuDriver(Driver):
         while not self._shutdown.empty():
             event = await self._shutdown.get()
             data = event.get("data")
-            if isinstance(data, dict) and event["event"] == "SHUTDOWN":
+            if isinstance(data, dict):
                 reasons.append(str(data.get("reason", "")))
         return reasons
 

@@ -110,7 +110,8 @@ def command_line(
         argv += ["-initrd", boot.initrd]
     if boot.disk is not None:
         argv += ["-drive", f"if=none,id=disk0,format=qcow2,cache=unsafe,file={_escaped(boot.disk)}"]
-        argv += ["-device", "virtio-blk-pci,drive=disk0,addr=0x2,bootindex=0"]
+        first = "" if boot.kernel is not None else ",bootindex=0"
+        argv += ["-device", f"virtio-blk-pci,drive=disk0,addr=0x2{first}"]
     argv += ["-chardev", f"socket,id=console,fd={channels.console}", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=monitor,fd={channels.monitor}", "-mon", "chardev=monitor,mode=control"]
     if channels.agent is not None:
