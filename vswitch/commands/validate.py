@@ -26,7 +26,7 @@ def command(file: str, form: str) -> None:
     Exits 1 if there is a mistake, 0 if there are at most warnings.
     """
     from ..errors import LabFileError
-    from ..model.load import find_problems
+    from ..model.loader import find_problems
 
     try:
         lab, problems = find_problems(file, env=os.environ)

@@ -28,7 +28,7 @@ def load(
     (default: the process's environment); `catalogue` has the drivers and port types there are (default: all installed).
     Raises LabFileError with every mistake there is, in file order.
     """
-    from .load import load_lab
+    from .loader import load_lab
 
     return load_lab(file, text=text, env=os.environ if env is None else env, catalogue=catalogue)
 

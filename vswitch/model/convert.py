@@ -59,6 +59,8 @@ class Converter:
         """
         if isinstance(info, mi.Metadata):
             return self.value(node, info.type, path, {**(extra or {}), **(info.extra or {})})
+        if isinstance(node, Scalar) and node.refused:
+            return BAD
         if isinstance(info, mi.UnionType):
             return self._union(node, info, path, extra)
         empty = isinstance(node, Scalar) and node.value is None
@@ -90,9 +92,7 @@ class Converter:
             quantity = UNITS[extra["unit"]].read(node.text)
             return node.text if isinstance(info, mi.StrType) else quantity
         if isinstance(info, mi.StrType):
-            # A string that is free to be anything takes `run: true` and `env: {N: 1}` as they are written.
-            free = info.pattern is None and value is not None
-            if isinstance(value, str) or free:
+            if value is not None:  # `run: true` and `env: {N: 1}` mean what is written
                 return self._string(node.text, info, extra)
         elif isinstance(info, mi.BoolType):
             if isinstance(value, bool):
@@ -180,8 +180,8 @@ class Converter:
         count = len(node.items)
         low, high = info.min_length or 0, info.max_length
         if count < low or (high is not None and count > high):
-            wanted = f"{low}" if low == high else f"at least {low}" if count < low else f"at most {high}"
-            return self._refuse(path, f"expected {wanted} items, not {count}")
+            wanted = f"at least {low} items" if count < low else f"at most {high} items"
+            return self._refuse(path, f"expected {extra.get('what', wanted)}, not {count}")
         items = [self.value(item, info.item_type, (*path, index)) for index, item in enumerate(node.items)]
         if extra.get("sparse"):
             items = [None if item is BAD else item for item in items]
@@ -226,12 +226,13 @@ class Converter:
 def _fitting(node: Node, info: mi.UnionType) -> Iterator[mi.Type]:
     """The members of a union that have the shape of `node`."""
     empty = isinstance(node, Scalar) and node.value is None
+    nullable = any(isinstance(kind, mi.NoneType) for kind in info.types)
     for kind in info.types:
         inner = kind
         while isinstance(inner, mi.Metadata):
             inner = inner.type
         if isinstance(inner, mi.StructType | mi.DictType):
-            fits = isinstance(node, Mapping)
+            fits = isinstance(node, Mapping) or (empty and not nullable)
         elif isinstance(inner, mi.ListType | mi.VarTupleType):
             fits = isinstance(node, Sequence)
         elif isinstance(inner, mi.NoneType):
@@ -277,6 +278,8 @@ def describe(info: mi.Type, extra: dict[str, Any] | None = None) -> str:
 
 
 def _bounds(info: mi.IntType | mi.FloatType) -> str:
+    if info.ge is not None and info.le is not None:
+        return f" from {info.ge} to {info.le}"
     parts = [(" > ", info.gt), (" >= ", info.ge), (" < ", info.lt), (" <= ", info.le)]
     return " and".join(f"{sign}{bound}" for sign, bound in parts if bound is not None)
 

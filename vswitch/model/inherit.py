@@ -165,7 +165,7 @@ class Inheritance:
             kind=kind,
             driver=driver,
             settings=self._settings(path, driver, layers),
-            depends_on=_dependencies(dependencies) if dependencies is not None else {},
+            depends_on=_dependencies(dependencies, path) if dependencies is not None else {},
             healthcheck=written("healthcheck"),
             env={name: value for layer in layers for name, value in layer.spec.env.items()},
             labels={name: value for layer in layers for name, value in layer.spec.labels.items()},
@@ -232,12 +232,19 @@ class Inheritance:
         return Layer(path, spec, node if isinstance(node, Mapping) else Mapping(node.mark), strict)
 
 
-def _dependencies(layer: Layer) -> dict[str, tuple[Condition, Path]]:
+def _dependencies(layer: Layer, node: Path) -> dict[str, tuple[Condition, Path]]:
+    """What the node at path `node` waits for, as `layer` says; what many nodes inherit does not hold for itself."""
     written: Any = layer.spec.depends_on or []
     path = (*layer.path, "depends_on")
     if isinstance(written, list):
-        return {name: ("ready", (*path, index)) for index, name in enumerate(written)}
-    return {
-        name: (value.condition if isinstance(value, DependencySpec) else value, (*path, name))
-        for name, value in written.items()
-    }
+        found: dict[str, tuple[Condition, Path]] = {
+            name: ("ready", (*path, index)) for index, name in enumerate(written)
+        }
+    else:
+        found = {
+            name: (value.condition if isinstance(value, DependencySpec) else value, (*path, name))
+            for name, value in written.items()
+        }
+    if layer.path != node:
+        found.pop(str(node[-1]), None)
+    return found

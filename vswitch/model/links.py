@@ -99,7 +99,7 @@ class _Reader:
                 return self._network_end(path, target, None)
             if not re.search(INTERFACE_PATTERN, interface):
                 self._problems.error(
-                    path, f"expected NODE:INTERFACE or a network, not {quote(written)}; {INTERFACE_RULE}"
+                    path, f"expected a network, or a node, ':' and {INTERFACE_RULE}, not {quote(written)}"
                 )
                 return None
             return self._interface_end(path, target, interface, None)
@@ -111,7 +111,9 @@ class _Reader:
                 self._problems.error(path, "a network's end has no 'ip' or 'mac'")
             return self._network_end((*path, "network"), written.network, written)
         if written.node is None or written.interface is None:
-            self._problems.error(path, "needs 'node' and 'interface', or 'network'")
+            self._problems.error(
+                path, "needs 'node' and 'interface', or 'network'; in NODE:INTERFACE no space follows the ':'"
+            )
             return None
         return self._interface_end(path, written.node, written.interface, written)
 

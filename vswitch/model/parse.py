@@ -29,6 +29,7 @@ from .variables import VariableError, Variables
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -46,6 +47,7 @@ class _Open:
         self.height = 1
         self.key: str | None = None  # of the value to come; None when a key is to come, or in a list
         self.key_mark = node.mark
+        self.merging = False  # whether that key is an unquoted <<
         self.merged: list[Mapping] = []
 
 
@@ -78,9 +80,11 @@ def parse(text: str, problems: Problems, environment: Environment[str, str]) -> 
     except YAMLError as error:
         problems.at(Mark(1, 1), "YAML", str(error))
         return None
-    if builder.root is None and not problems.errors:
+    root = builder.root
+    if root is None or (isinstance(root, Scalar) and root.value is None):
         problems.at(Mark(1, 1), "lab file", "is empty; it needs at least 'nodes:'")
-    return builder.root
+        return None
+    return root
 
 
 class _Builder:
@@ -122,20 +126,9 @@ class _Builder:
         self._refuse_tag(event, mark)
         frame = self._open[-1] if self._open else None
         if frame is not None and isinstance(frame.node, Mapping) and frame.key is None:
-            self._take_key(frame, mark, event.value, unquoted)
+            self._take_key(frame, mark, _join_surrogates(event.value), unquoted)
             return
-        text: str = event.value
-        unset: list[str] = []
-        try:
-            text, unset = self._variables.substitute(event.value)
-        except VariableError as error:
-            self._problems.at(mark, where(self._path()), str(error))
-        for name in unset:
-            self._problems.warning_at(mark, where(self._path()), f"variable {name} is not set, and counts as empty")
-        if not _is_text(text):
-            self._problems.at(mark, where(self._path()), f"{quote(text)} holds a character that is not text")
-            text = ""
-        scalar = Scalar(mark, text, resolve_plain(text) if unquoted else text)
+        scalar = self._substituted(event.value, mark, unquoted)
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchored(scalar, 1, 0)
         self._place(scalar, 0)
@@ -184,6 +177,23 @@ class _Builder:
 
     # --- their parts ------------------------------------------------------------------------------------------------
 
+    def _substituted(self, written: str, mark: Mark, unquoted: bool) -> Scalar:
+        """A scalar with its variables replaced."""
+        try:
+            text, unset = self._variables.substitute(_join_surrogates(written))
+        except VariableError as error:
+            self._problems.at(mark, where(self._path()), str(error))
+            return Scalar(mark, written, written, refused=True)
+        for name in unset:
+            self._problems.warning_at(mark, where(self._path()), f"variable {name} is not set, and counts as empty")
+        if not _is_text(text):
+            self._problems.at(mark, where(self._path()), f"{quote(text)} holds a character that is not text")
+            return Scalar(mark, "", "", refused=True)
+        # A variable must be quoted within { } and [ ]; alone, it still stands for a number if that is what it holds.
+        alone = text != written and written.startswith("${") and written.endswith("}")
+        emptied = text == "" != written  # empty, which is not the same as nothing
+        return Scalar(mark, text, resolve_plain(text) if (unquoted or alone) and not emptied else text)
+
     def _place(self, node: Node, height: int) -> None:
         """Put a finished value where it belongs."""
         if not self._open:
@@ -199,7 +209,7 @@ class _Builder:
             key, frame.key = frame.key, None
             if not key:
                 pass  # refused when it was read
-            elif key == "<<":
+            elif frame.merging:
                 self._merge(frame, node)
             elif key in frame.node.items:
                 first = frame.node.keys[key]
@@ -220,6 +230,7 @@ class _Builder:
             self._problems.at(mark, where(self._path()), f"key {text} is not a string to YAML; quote it: '{text}'")
         frame.key = text if text is not None and _is_text(text) else ""
         frame.key_mark = mark
+        frame.merging = unquoted and text == "<<"
 
     def _merge(self, frame: _Open, node: Node) -> None:
         """Remember what `<<` brings in: a mapping or a list of them, the first of them strongest."""
@@ -232,7 +243,8 @@ class _Builder:
 
     def _refuse_tag(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent, mark: Mark) -> None:
         if event.tag is not None:
-            self._problems.at(mark, where(self._path()), f"tag {quote(event.tag)}: a lab file has no YAML tags")
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._problems.at(mark, where(self._path()), f"tag {quote(tag)}: a lab file has no YAML tags")
 
     def _count(self, mark: Mark, values: int) -> None:
         self._values += values
@@ -259,6 +271,13 @@ class _Builder:
 def _mark(mark: object) -> Mark:
     """Our position from ruamel's, which counts from 0."""
     return Mark(getattr(mark, "line", 0) + 1, getattr(mark, "column", 0) + 1)
+
+
+def _join_surrogates(text: str) -> str:
+    """Join what JSON writes as two escapes, such as a smiley: so a JSON file is a lab file as well."""
+    if _SURROGATE.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _is_text(text: str) -> bool:

@@ -36,13 +36,17 @@ def where(path: Path) -> str:
 
 def quote(value: object) -> str:
     """A value as shown in a message: quoted, on one line, never long."""
-    return repr(value if not isinstance(value, str) else shorten(value))
+    return repr(_cut(value) if isinstance(value, str) else value)
 
 
 def shorten(text: str) -> str:
     """Cut `text` to a length fit for a message, with what could upset a terminal or break the line made visible."""
-    cut = text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
-    return cut if cut.isprintable() else ascii(cut)[1:-1]
+    cut = _cut(text)
+    return cut if cut.isprintable() else repr(cut)[1:-1]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from .lab import Check, Healthcheck, Lab, Network, Node
 from .tree import resolve_plain
 from .units import format_duration
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:+@=, $-]*")
 
 
 def to_plain(lab: Lab) -> dict[str, Any]:
@@ -33,10 +36,10 @@ def to_yaml(lab: Lab) -> str:
     from ruamel.yaml.representer import SafeRepresenter
 
     class Representer(SafeRepresenter):
-        """Quotes every text that would be read as something else."""
+        """Quotes every text that could be read as something else; what is left, ruamel.yaml's own rules see to."""
 
     def text(representer: SafeRepresenter, value: str) -> ScalarNode:
-        style = None if isinstance(resolve_plain(value), str) else '"'
+        style = None if _PLAIN.fullmatch(value) and isinstance(resolve_plain(value), str) else '"'
         node: ScalarNode = representer.represent_scalar("tag:yaml.org,2002:str", value, style=style)
         return node
 

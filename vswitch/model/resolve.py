@@ -88,7 +88,8 @@ class _Resolver:
         return list(node.items) if isinstance(node, Mapping) else []
 
     def _check_names(self) -> None:
-        if not self._declared_nodes:
+        empty = find(self._root, ("nodes",)) is None or not self._problems.errors
+        if empty and not self._declared_nodes:
             self._problems.error(("nodes",), "a lab has at least one node")
         for name in self._declared_networks:
             if name in self._declared_nodes:
@@ -105,9 +106,6 @@ class _Resolver:
             for end in link.ends:
                 if end.endpoint.interface is not None and end.endpoint.target in names:
                     names[end.endpoint.target][end.endpoint.interface] = None
-        for node, known in names.items():
-            if "lo" in known:
-                self._problems.error(("nodes", node), "interface lo is there in every node; call it otherwise")
         return {node: list(known) for node, known in names.items()}
 
     def _spec(self, node: str, interface: str) -> InterfaceSpec:

@@ -13,6 +13,7 @@ from .spec import TOPOLOGY_KEYS, GroupSpec, KindSpec, LabSpec, NetworkSpec, Node
 from .units import UNITS
 
 _VARIABLE = {"$ref": "#/$defs/variable"}
+_TEXT = {"type": ["string", "number", "boolean"]}  # unquoted, `run: true` is a boolean to YAML
 _WITH_DRIVER_KEYS = (KindSpec, GroupSpec, NodeSpec)
 
 
@@ -130,9 +131,9 @@ class _Schema:
         match info:
             case mi.StrType() if info.pattern is None:
                 sizes = {"minLength": info.min_length, "maxLength": info.max_length}
-                return {"type": ["string", "number", "boolean"], **_set(sizes)}
+                return {**_TEXT, **_set(sizes)}
             case mi.StrType():
-                return _any_of([{"type": "string", "pattern": info.pattern, "description": words}, _VARIABLE])
+                return _any_of([{**_TEXT, "pattern": info.pattern, "description": words}, _VARIABLE])
             case mi.BoolType():
                 return _any_of([{"type": "boolean"}, _VARIABLE])
             case mi.IntType() | mi.FloatType():

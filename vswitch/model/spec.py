@@ -15,9 +15,9 @@ from msgspec import Meta, Struct
 from .lab import Condition, NetworkType
 
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-NAME_RULE = "a name: letters, digits, '_', '.', '-', beginning with a letter or digit, 63 at most"
-INTERFACE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,14}$"
-INTERFACE_RULE = "an interface name: letters, digits, '_', '.', '@', '+', '-', 15 characters at most"
+NAME_RULE = "a name (letters, digits, '_', '.', '-'; the first a letter or digit; 63 at most)"
+INTERFACE_PATTERN = "^(?!lo$)[A-Za-z0-9][A-Za-z0-9_.@+-]{0,14}$"
+INTERFACE_RULE = "an interface name (letters, digits, '_', '.', '@', '+', '-'; 15 at most; not lo)"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, extra={"what": NAME_RULE})]
 InterfaceName = Annotated[str, Meta(pattern=INTERFACE_PATTERN, extra={"what": INTERFACE_RULE})]
@@ -134,7 +134,10 @@ class ImpairSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     direction: Literal["both", "a-to-b", "b-to-a"] | None = None
 
 
-Endpoints = Annotated[list[str | EndpointSpec], Meta(min_length=2, max_length=2)]
+Endpoints = Annotated[
+    list[str | EndpointSpec],
+    Meta(min_length=2, max_length=2, extra={"what": "two ends such as [vm1:eth0, lan0]"}),
+]
 
 
 class LinkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

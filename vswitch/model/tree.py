@@ -17,14 +17,18 @@ class Mark(NamedTuple):
 
 
 class Scalar:
-    """A single value: its text as written (variables substituted), and what YAML makes of that text."""
+    """A single value: its text as written (variables substituted), and what YAML makes of that text.
 
-    __slots__ = ("mark", "text", "value")
+    `refused` says that something in it is wrong and has been reported: whatever it should be, it is not.
+    """
 
-    def __init__(self, mark: Mark, text: str, value: str | int | float | bool | None) -> None:
+    __slots__ = ("mark", "refused", "text", "value")
+
+    def __init__(self, mark: Mark, text: str, value: str | int | float | bool | None, refused: bool = False) -> None:
         self.mark = mark
         self.text = text
         self.value = value
+        self.refused = refused
 
 
 class Sequence:
