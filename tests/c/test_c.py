@@ -38,7 +38,16 @@ def programs() -> dict[str, Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             options = [f"-DVSWITCH_SANITIZE={BUILDS[build]}", "-DVSWITCH_WERROR=ON"]
             ninja = tool("ninja")
-            configure = [tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", ROOT, "-B", directory]
+            configure = [
+                tool("cmake"),
+                "-G",
+                "Ninja",
+                f"-DCMAKE_MAKE_PROGRAM={ninja}",
+                "-S",
+                str(ROOT),
+                "-B",
+                str(directory),
+            ]
             subprocess.run([*configure, *options], check=True, stdout=subprocess.DEVNULL)
             subprocess.run([ninja, "-C", directory], check=True, stdout=subprocess.DEVNULL)
     return {build: directory / "tests" / "c" for build, directory in directories.items()}

@@ -84,6 +84,12 @@ static void tick(struct engine *engine)
 	for (uint32_t i = 0; i < engine->n_switches; i++)
 		if (engine->switches[i])
 			vsw_fdb_age(&engine->switches[i]->fdb, engine->now);
+	for (uint32_t i = 0; i < engine->n_ports; i++) {
+		struct port *port = engine->ports[i];
+
+		if (port && port->state == PORT_UP && port->ops->tick)
+			port->ops->tick(port);
+	}
 }
 
 static void run_calls(struct engine *engine)

@@ -39,6 +39,9 @@ struct port_ops {
 	/* The descriptor is writable: send what is queued. NULL for a type that never queues. */
 	void (*drain)(struct port *port);
 
+	/* About once a second: count or notice what no event tells. NULL for a type that has nothing of the kind. */
+	void (*tick)(struct port *port);
+
 	/* Free port->private, counting what was still queued. The caller closes the descriptors. */
 	void (*close)(struct port *port);
 };
@@ -49,6 +52,7 @@ struct port_ops {
 	X(OVERSIZE, "oversize")       /* IN: longer than FRAME_MAX, or cut by its port */                              \
 	X(BAD_SOURCE, "bad_source")   /* IN: sent from a group address */                                              \
 	X(NO_CHECKSUM, "no_checksum") /* IN: left for hardware to finish that is not there */                          \
+	X(MISSED, "missed")           /* IN: the kernel had no room for it until we came to read it */                 \
 	X(SAME_PORT, "same_port")     /* IN: its destination is where it came from */                                  \
 	X(NOWHERE, "nowhere")         /* IN: to be flooded, but there is no other port */                              \
 	X(OVERFLOW, "overflow")       /* OUT: the queue is full */                                                     \

@@ -112,13 +112,16 @@ class Fabric:
             return
         assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "the coordinator sent more than a message holds"
         request = _decoder.decode(data)
+        refusal = None
         try:
             self._handlers[type(request.operation)](request.number, request.operation, fds)
         except FabricError as error:
-            self._send(Reply(request.number, str(error)))
+            refusal = Reply(request.number, str(error))
         finally:
             for fd in fds:  # those that were not handed on
                 os.close(fd)
+        if refusal is not None:
+            self._send(refusal)
 
     def _send(self, message: FromFabric) -> None:
         self._outbox.append(_encoder.encode(message))

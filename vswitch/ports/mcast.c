@@ -6,6 +6,7 @@
  * datagram stops QEMU's reader for good: none is ever sent (frames have FRAME_MIN bytes), those received are ignored.
  */
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -103,11 +104,21 @@ static void mcast_deliver(struct port *port, const struct frame *frames, unsigne
 		vsw_port_end_errno(port, "sending", error);
 }
 
+static void mcast_tick(struct port *port)
+{
+	uint32_t info[SK_MEMINFO_VARS]; /* drops: since the socket was made */
+	socklen_t size = sizeof(info);
+
+	if (!getsockopt(port->fds[0], SOL_SOCKET, SO_MEMINFO, info, &size) && size == sizeof(info))
+		port->drops[DROP_MISSED] = info[SK_MEMINFO_DROPS];
+}
+
 const struct port_ops vsw_mcast_ops = {
 	.name = "mcast",
 	.n_fds = 2,
 	.open = mcast_open,
 	.collect = mcast_collect,
 	.deliver = mcast_deliver,
+	.tick = mcast_tick,
 	.close = mcast_close,
 };

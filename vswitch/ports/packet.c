@@ -133,21 +133,35 @@ static bool accept_frame(struct port *port, struct mmsghdr *message, struct fram
 	return true;
 }
 
-/* Handle an error of the socket. The device going down is one, too; it may come up again. */
-static void handle_error(struct port *port, const char *what, int error)
+static bool device_is_gone(const struct port *port)
 {
 	struct sockaddr_ll address;
 	socklen_t size = sizeof(address);
 
+	return getsockname(port->fds[0], (struct sockaddr *)&address, &size) || address.sll_ifindex <= 0;
+}
+
+/* Handle an error of the socket. The device going down is one, too; it may come up again. */
+static void handle_error(struct port *port, const char *what, int error)
+{
 	if (error == EAGAIN || error == EINTR)
 		return;
-	if (error == ENETDOWN || error == ENXIO) {
-		if (!getsockname(port->fds[0], (struct sockaddr *)&address, &size) && address.sll_ifindex > 0)
-			return;
+	if (error != ENETDOWN && error != ENXIO)
+		vsw_port_end_errno(port, what, error);
+	else if (device_is_gone(port))
 		vsw_port_end(port, PORT_CLOSED, "the device is gone");
-		return;
-	}
-	vsw_port_end_errno(port, what, error);
+}
+
+/* A device goes down, with an event, before it goes for good, without one. */
+static void packet_tick(struct port *port)
+{
+	struct tpacket_stats stats; /* since they were last read */
+	socklen_t size = sizeof(stats);
+
+	if (!getsockopt(port->fds[0], SOL_PACKET, PACKET_STATISTICS, &stats, &size))
+		port->drops[DROP_MISSED] += stats.tp_drops;
+	if (device_is_gone(port))
+		vsw_port_end(port, PORT_CLOSED, "the device is gone");
 }
 
 static void packet_collect(struct port *port)
@@ -195,5 +209,6 @@ const struct port_ops vsw_packet_ops = {
 	.open = packet_open,
 	.collect = packet_collect,
 	.deliver = packet_deliver,
+	.tick = packet_tick,
 	.close = packet_close,
 };

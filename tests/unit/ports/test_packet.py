@@ -1,0 +1,134 @@
+"""AF_PACKET ports over veth pairs between real Linux stacks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vswitch.namespace import visiting
+from vswitch.ports.packet import disable_offloads, open_packet
+
+from ..fabric.lan import Lan
+from ..fabric.peers import BROADCAST, frame, mac
+from .namespaces import TIMEOUT, Namespace, assert_tcp_works, assert_udp_works
+
+
+def add_veth(lan: Lan, outer: Namespace, host: Namespace, name: str, address: str, *, offloads: bool = False) -> int:
+    """A veth pair from `eth0` in `host` to `name` in `outer`, where a packet port sits on it."""
+    outer.ip(f"link add {name} type veth peer name eth0 netns {host.pid}")
+    outer.ip(f"link set {name} up")
+    if not offloads:
+        with visiting(host.fd):
+            disable_offloads("eth0")
+    with visiting(outer.fd):
+        fd = open_packet(name)
+    port = lan.engine.add_port(lan.switch, "packet", [fd])
+    host.ip(f"addr add {address}/24 dev eth0")
+    host.ip("link set eth0 up")
+    return port
+
+
+@pytest.mark.root
+def test_packet_hosts_talk_over_the_switch() -> None:
+    """TCP and UDP arrive with their checksums; nothing is longer than the MTU."""
+    with Lan() as lan, Namespace() as outer, Namespace() as a, Namespace() as b:
+        a_port = add_veth(lan, outer, a, "va", "10.0.0.1")
+        b_port = add_veth(lan, outer, b, "vb", "10.0.0.2")
+        assert_udp_works(a, "10.0.0.1", b, "10.0.0.2", (1, 1000, 1472))
+        assert_tcp_works(a, "10.0.0.1", b, "10.0.0.2")
+        for port in (a_port, b_port):
+            assert not {"no_checksum", "oversize", "too_long"} & set(lan.counters(port).drops)
+        assert lan.counters(a_port).rx_bytes > 8 << 20
+
+
+@pytest.mark.root
+def test_packet_port_counts_frames_left_without_checksum() -> None:
+    """With the sender's offloads on the frames are unfinished: they are dropped under a name of their own."""
+    with Lan() as lan, Namespace() as outer, Namespace() as a, Namespace() as b:
+        port = add_veth(lan, outer, a, "va", "10.0.0.1", offloads=True)
+        b_port = add_veth(lan, outer, b, "vb", "10.0.0.2")
+        # Only ARP, which has no checksum, gets through; the answer to it shows that the datagram has been sent.
+        with a.bound(socket.SOCK_DGRAM, "10.0.0.1") as client, b.bound(socket.SOCK_DGRAM, "10.0.0.2") as server:
+            a.ip("neigh replace 10.0.0.2 lladdr 52:54:00:00:00:99 dev eth0")
+            client.sendto(b"unfinished", server.getsockname())
+            with visiting(a.fd):
+                disable_offloads("eth0")
+            client.sendto(b"finished", server.getsockname())
+            while lan.counters(b_port).tx_frames == 0:
+                pass
+        assert lan.counters(port).drops["no_checksum"] >= 1
+
+
+@pytest.mark.root
+def test_packet_port_keeps_vlan_tags(lan: Lan) -> None:
+    """The tag the kernel takes out of a frame is put back; one that goes out arrives as a tag."""
+    with Namespace() as outer, Namespace() as host:
+        add_veth(lan, outer, host, "va", "10.0.0.1")
+        peer, _ = lan.peer()
+        tagged = frame(BROADCAST, mac(1))[:12] + bytes.fromhex("8100a005") + frame(BROADCAST, mac(1))[12:]
+        with visiting(host.fd):
+            raw = socket.socket(fileno=open_packet("eth0"))
+        with raw:
+            raw.settimeout(TIMEOUT)
+            raw.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA
+            raw.send(tagged)
+            while (data := peer.receive())[6:12] != mac(1):
+                pass  # what the host's stack says by itself
+            assert data == tagged
+            peer.send(tagged[:6] + mac(2) + tagged[12:])
+            while (received := raw.recvmsg(2000, 100))[0][6:12] != mac(2):
+                pass
+        data, [(_, _, auxdata)], _, _ = received
+        assert data == tagged[:6] + mac(2) + tagged[16:]  # the kernel has taken it out here, too
+        assert struct.unpack_from("=H", auxdata, 16) == (0xA005,)  # tpacket_auxdata.tp_vlan_tci
+
+
+@pytest.mark.root
+def test_packet_port_drops_what_its_device_cannot_carry(lan: Lan) -> None:
+    """A frame over the MTU is counted; so is one for a device that is down; the port stays."""
+    with Namespace() as outer, Namespace() as host:
+        port = add_veth(lan, outer, host, "va", "10.0.0.1")
+        (peer, _), (other, _) = lan.peer(), lan.peer()
+        peer.send(frame(BROADCAST, mac(1), size=2000))
+        other.receive()
+        assert lan.counters(port).drops["too_long"] == 1
+        outer.ip("link set va down")
+        peer.send(frame(BROADCAST, mac(1)))
+        while other.receive()[12:14] != b"\x88\xb5":
+            pass
+        assert lan.counters(port).drops["link_down"] == 1
+        assert lan.counters(port).state == "up"
+
+
+@pytest.mark.root
+def test_packet_port_whose_device_is_deleted_closes(lan: Lan) -> None:
+    """The port ends with its device, and says so."""
+    with Namespace() as outer, Namespace() as host:
+        port = add_veth(lan, outer, host, "va", "10.0.0.1")
+        outer.ip("link del va")
+        assert lan.next_event() == (port, "closed", "the device is gone")
+
+
+@pytest.mark.userns
+def test_packet_ports_need_no_root() -> None:
+    """All of the above in an unprivileged user namespace, as a lab without root has it."""
+    if os.environ.get("VSWITCH_TEST_IN_USERNS"):
+        pytest.skip("this is the inner run")
+    command = ["unshare", "-Urn", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "VSWITCH_TEST_IN_USERNS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "5 passed" in result.stdout, result.stdout
