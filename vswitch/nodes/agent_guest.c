@@ -98,6 +98,20 @@ static bool read_line(const char *path, char *line, int size)
 	return found;
 }
 
+/* Whether the machine has a virtio-serial device at all; the driver is bound to it once its module is loaded. */
+static bool has_virtio_serial(void)
+{
+	DIR *driver = opendir("/sys/bus/virtio/drivers/virtio_console");
+	struct dirent *entry;
+	bool found = false;
+
+	while (driver && !found && (entry = readdir(driver)))
+		found = strncmp(entry->d_name, "virtio", 6) == 0;
+	if (driver)
+		closedir(driver);
+	return found;
+}
+
 /* Open the agent's port. Its name and the host's connection are announced by messages that arrive after the driver has
  * made the device, so there is nothing to wait on but the next look. */
 static int open_port(void)
@@ -105,7 +119,7 @@ static int open_port(void)
 	const struct timespec pause = { .tv_nsec = LOOK_AGAIN_NS };
 	int fd = -1;
 
-	for (int look = 0; look < LOOKS; look++) {
+	for (int look = 0; has_virtio_serial() && look < LOOKS; look++) {
 		DIR *ports = fd < 0 ? opendir(PORTS) : NULL;
 		struct dirent *entry;
 		while (ports && fd < 0 && (entry = readdir(ports))) {

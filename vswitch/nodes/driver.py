@@ -173,7 +173,10 @@ class Driver(ABC):
 
     @abstractmethod
     async def exec(self, request: ExecRequest) -> ExecSession:
-        """Start a command in the node. Raises AgentError when it cannot be started (no agent, no such program)."""
+        """Start a command in the node. Raises AgentError when the node cannot be asked to (no agent, or it is gone).
+
+        A program that cannot be started ends as in a shell: the reason on stderr and exit code 127 or 126.
+        """
 
     async def console_write(self, data: bytes) -> None:
         """Type `data` on the node's console. Raises NodeError where there is none."""
@@ -208,16 +211,25 @@ async def run_to_end(
     session = await start
     out: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
     code = -1
+    # Beside the reading: a command may stop taking input until its output is read.
+    feeder = asyncio.ensure_future(_feed(session, stdin))
     try:
         async with asyncio.timeout(timeout):
-            if stdin:
-                await session.write(stdin)
-            await session.write(b"")
             async for event in session:
                 if isinstance(event, Exit):
                     code = event.code
                 else:
                     out[event.stream] += event.data
     finally:
+        feeder.cancel()
         await session.close()
+        await asyncio.wait({feeder})
+        if not feeder.cancelled():
+            feeder.exception()  # the same loss of the node that ended the reading
     return code, bytes(out["stdout"]), bytes(out["stderr"])
+
+
+async def _feed(session: ExecSession, stdin: bytes) -> None:
+    if stdin:
+        await session.write(stdin)
+    await session.write(b"")
