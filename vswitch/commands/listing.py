@@ -32,14 +32,18 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, empt
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.upper().replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     # Not on a terminal: lines are never folded, so that grep and awk see one row a line.
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False, emoji=False).print(table)
+    console = Console(width=None if terminal else 10_000, markup=False, highlight=False, emoji=False)
+    with console.capture() as text:
+        console.print(table, soft_wrap=not terminal)
+    for line in text.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _cell(value: Any) -> str:
