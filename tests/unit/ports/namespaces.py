@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ class Namespace:
         """Run `ip COMMAND` in it."""
         path = Path(f"/proc/{self.pid}/ns/net")
         subprocess.run(["nsenter", f"--net={path}", "ip", *command.split()], check=True, timeout=TIMEOUT)
+
+    def wait_up(self, device: str) -> None:
+        """Wait until `device` passes frames, which is a moment after it was set up."""
+        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "ip", "link", "show", device]
+        deadline = time.monotonic() + TIMEOUT
+        while b"state UP" not in subprocess.check_output(command):
+            assert time.monotonic() < deadline, f"{device} does not come up"
 
     def bound(self, kind: socket.SocketKind, address: str) -> socket.socket:
         """A socket of it, bound to a free port of `address`."""

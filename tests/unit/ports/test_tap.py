@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -31,6 +32,8 @@ def test_tap_hosts_talk_over_the_switch(mtu: int) -> None:
     """TCP and UDP pass between two hosts, with frames as long as their devices allow."""
     with Lan() as lan, Namespace() as a, Namespace() as b:
         a_port, b_port = add_tap(lan, a, "10.0.0.1", mtu=mtu), add_tap(lan, b, "10.0.0.2", mtu=mtu)
+        with visiting(a.fd):
+            assert f"mtu {mtu} " in subprocess.check_output(["ip", "link", "show", "eth0"], text=True)
         assert_udp_works(a, "10.0.0.1", b, "10.0.0.2", (1, 1000, mtu - 28))
         assert_tcp_works(a, "10.0.0.1", b, "10.0.0.2")
         assert lan.counters(a_port).rx_bytes > 8 << 20
