@@ -92,7 +92,6 @@ static int run_host(int fd, const char *hostname, const char *hosts)
 		fail("fork");
 	if (child == 0)
 		host_main(fd, hostname, hosts, self);
-	close(fd); /* or the coordinator would not see the host's end */
 	close(self);
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;

@@ -232,7 +232,9 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed.set()
-        self._channel._end("the node's agent is gone" + (f": {error}" if error else ""))
+        # A reset only tells that it went without reading all we sent.
+        why = "" if error is None or isinstance(error, ConnectionError) else f": {error}"
+        self._channel._end(f"the node's agent is gone{why}")
 
     def pause_writing(self) -> None:
         self.writable.clear()
