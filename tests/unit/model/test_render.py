@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from vswitch.model import load
@@ -146,8 +146,9 @@ def escaped(value: Any) -> Any:
     return value.replace("$", "$$") if isinstance(value, str) else value
 
 
+# Not shrunk when it fails: that takes minutes, and the messages say enough.
 @given(lab_files())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_lab_loads_from_its_rendering(contents: dict[str, Any]) -> None:
     text = json.dumps(escaped(contents))
     lab = load("lab.yaml", text=text, env={}, catalogue=CATALOGUE)
