@@ -56,7 +56,7 @@ static void passes_on_many_frames_sent_at_once(void)
 	lab_settle();
 	for (int i = 0; i < FRAMES; i++)
 		CHECK(lab_receive(b) == i);
-	CHECK(a.port->rx_frames == FRAMES && b.port->tx_frames == FRAMES && b.port->tx_bytes == FRAMES * 60);
+	CHECK(a.port->rx_frames == FRAMES && b.port->tx_frames == FRAMES && b.port->tx_bytes == FRAMES * 60ULL);
 	lab_stop();
 }
 

@@ -70,7 +70,7 @@ enum fdb_result vsw_fdb_learn(struct fdb *fdb, uint64_t key, struct port *port, 
 	}
 	if (fdb->used >= fdb->limit)
 		return FDB_FULL;
-	if ((fdb->used + 1) * 2 > fdb->n_slots) {
+	if (!entry || (fdb->used + 1) * 2 > fdb->n_slots) {
 		if (!grow(fdb))
 			return FDB_FULL;
 		entry = find(fdb, key);

@@ -17,7 +17,7 @@
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 
 const char *const vsw_drop_names[NUM_DROPS] = {
-#define X(symbol, name) [DROP_##symbol] = name,
+#define X(symbol, name) [DROP_##symbol] = (name),
 	VSW_DROPS(X)
 #undef X
 };
@@ -44,7 +44,7 @@ const struct port_ops *vsw_port_ops_find(const char *name)
 {
 	const struct port_ops *const *ops = vsw_port_types;
 
-	while (*ops && strcmp((*ops)->name, name))
+	while (*ops && strcmp((*ops)->name, name) != 0)
 		ops++;
 	return *ops;
 }

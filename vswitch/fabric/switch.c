@@ -234,16 +234,16 @@ static void route(struct port *in, const struct frame *frames, unsigned n)
 			deliver_unicast(in, to[0], frames, n);
 		return;
 	}
-	for (uint16_t i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		if (to[i] == in)
 			continue;
 		if (!to[i]) {
-			append(&batch, &batch.flood_first, &batch.flood_last, i);
+			append(&batch, &batch.flood_first, &batch.flood_last, (uint16_t)i);
 			continue;
 		}
 		if (to[i]->chain_first == NONE)
 			batch.ports[batch.n_ports++] = to[i];
-		append(&batch, &to[i]->chain_first, &to[i]->chain_last, i);
+		append(&batch, &to[i]->chain_first, &to[i]->chain_last, (uint16_t)i);
 	}
 	deliver_batch(in, &batch);
 }

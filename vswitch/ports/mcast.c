@@ -29,7 +29,7 @@ struct mcast {
 
 static int mcast_open(struct port *port)
 {
-	struct sockaddr_in group, self;
+	struct sockaddr_in group, self = { 0 };
 	socklen_t size = sizeof(self);
 	struct mcast *mcast;
 
@@ -64,7 +64,7 @@ static void mcast_collect(struct port *port)
 	int got;
 
 	for (unsigned i = 0; i < BURST; i++) {
-		pieces[i].iov_base = port->engine->scratch + i * SLOT + HEADROOM;
+		pieces[i].iov_base = port->engine->scratch + (size_t)i * SLOT + HEADROOM;
 		pieces[i].iov_len = DATAGRAM_MAX;
 		messages[i].msg_hdr = (struct msghdr){
 			.msg_iov = &pieces[i],

@@ -39,7 +39,7 @@ static int set_option(int fd, int option)
 static int size_slots(struct port *port)
 {
 	struct packet *packet = port->private;
-	struct sockaddr_ll address;
+	struct sockaddr_ll address = { 0 };
 	socklen_t size = sizeof(address);
 	struct ifreq request = { 0 };
 
@@ -84,12 +84,15 @@ static void packet_close(struct port *port)
 	port->private = NULL;
 }
 
-static const struct tpacket_auxdata *find_auxdata(struct msghdr *message)
+static bool read_auxdata(struct msghdr *message, struct tpacket_auxdata *auxdata)
 {
-	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header))
-		if (header->cmsg_level == SOL_PACKET && header->cmsg_type == PACKET_AUXDATA)
-			return (const struct tpacket_auxdata *)(const void *)CMSG_DATA(header);
-	return NULL;
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
+		if (header->cmsg_level == SOL_PACKET && header->cmsg_type == PACKET_AUXDATA) {
+			memcpy(auxdata, CMSG_DATA(header), sizeof(*auxdata));
+			return true;
+		}
+	}
+	return false;
 }
 
 /* Put the tag the kernel took out back before the EtherType. Return the frame's new beginning, FRAME_VLAN_TAG earlier. */
@@ -107,16 +110,16 @@ static uint8_t *insert_tag(uint8_t *data, const struct tpacket_auxdata *auxdata)
 /* Make a frame of a received message. Return false if it was dropped. */
 static bool accept_frame(struct port *port, struct mmsghdr *message, struct frame *frame)
 {
-	const struct tpacket_auxdata *auxdata = find_auxdata(&message->msg_hdr);
+	struct tpacket_auxdata auxdata;
 	uint8_t *data = message->msg_hdr.msg_iov->iov_base;
 	uint32_t len = message->msg_len;
 
-	if (!auxdata || message->msg_hdr.msg_flags & MSG_TRUNC) {
+	if (!read_auxdata(&message->msg_hdr, &auxdata) || message->msg_hdr.msg_flags & MSG_TRUNC) {
 		port->drops[DROP_OVERSIZE]++;
 		size_slots(port); /* the MTU may have grown; what that says can wait until the device is used next */
 		return false;
 	}
-	if (auxdata->tp_status & TP_STATUS_CSUMNOTREADY) {
+	if (auxdata.tp_status & TP_STATUS_CSUMNOTREADY) {
 		port->drops[DROP_NO_CHECKSUM]++;
 		return false;
 	}
@@ -124,8 +127,8 @@ static bool accept_frame(struct port *port, struct mmsghdr *message, struct fram
 		port->drops[DROP_RUNT]++;
 		return false;
 	}
-	if (auxdata->tp_status & TP_STATUS_VLAN_VALID) {
-		data = insert_tag(data, auxdata);
+	if (auxdata.tp_status & TP_STATUS_VLAN_VALID) {
+		data = insert_tag(data, &auxdata);
 		len += FRAME_VLAN_TAG;
 	}
 	frame_set_prefix(data, len);
@@ -135,7 +138,7 @@ static bool accept_frame(struct port *port, struct mmsghdr *message, struct fram
 
 static bool device_is_gone(const struct port *port)
 {
-	struct sockaddr_ll address;
+	struct sockaddr_ll address = { 0 };
 	socklen_t size = sizeof(address);
 
 	return getsockname(port->fds[0], (struct sockaddr *)&address, &size) || address.sll_ifindex <= 0;
