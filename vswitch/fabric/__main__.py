@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 from ..namespace import die_with_parent
@@ -10,6 +11,9 @@ from .process import serve
 
 if len(sys.argv) != 3 or sys.argv[1] != "--control-fd" or not sys.argv[2].isdecimal():
     sys.exit("usage: python -m vswitch.fabric --control-fd N")
+# A port takes one descriptor or two; the soft limit, often 1024, is there for programs that use select().
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 # A parent that was gone before this line has closed its end of the channel, which ends the fabric as well.
 die_with_parent(os.getppid())
 serve(int(sys.argv[2]))

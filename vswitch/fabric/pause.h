@@ -2,7 +2,7 @@
 /* Bounded back-pressure: a source is not read while the port it sends unicast to has a long queue.
  *
  * A fast sender and a slow receiver then run at the receiver's speed with nothing lost and no work wasted on frames
- * that would be dropped. Flooded frames never pause anybody. The bound, see enum congestion: a port can hold sources up
+ * that would be dropped. Frames flooded to several ports never pause anybody. The bound, see enum congestion: a port can hold sources up
  * for PAUSE_LIMIT_NS once per time its queue fills and empties, so no peer can slow another one down for long.
  */
 #ifndef VSW_PAUSE_H

@@ -110,10 +110,11 @@ class Fabric:
         if not data:
             self._closed.set()
             return
-        assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "the coordinator sent more than a message holds"
         request = _decoder.decode(data)
         refusal = None
         try:
+            if flags & socket.MSG_CTRUNC:
+                raise FabricError("the fabric is out of descriptors (ulimit -Hn)")
             self._handlers[type(request.operation)](request.number, request.operation, fds)
         except FabricError as error:
             refusal = Reply(request.number, str(error))

@@ -85,9 +85,8 @@ static void deliver(struct port *to, const struct frame *frames, unsigned n)
 		to->drops[DROP_CLOSED] += n; /* it ended while this batch was under way */
 }
 
-static void deliver_unicast(struct port *in, struct port *to, const struct frame *frames, unsigned n)
+static void pause_if_congested(struct port *in, struct port *to)
 {
-	deliver(to, frames, n);
 	if (to->congestion == CONGESTION_CONGESTED)
 		vsw_pause_source(in, to);
 }
@@ -95,7 +94,8 @@ static void deliver_unicast(struct port *in, struct port *to, const struct frame
 static void flood(struct port *in, const struct frame *frames, unsigned n)
 {
 	struct vsw_switch *sw = in->sw;
-	bool anywhere = false;
+	struct port *last = NULL;
+	unsigned n_ports = 0;
 
 	for (uint32_t i = 0; i < sw->n_ports; i++) {
 		struct port *to = sw->ports[i];
@@ -103,10 +103,13 @@ static void flood(struct port *in, const struct frame *frames, unsigned n)
 		if (to == in || to->state != PORT_UP)
 			continue;
 		deliver(to, frames, n);
-		anywhere = true;
+		last = to;
+		n_ports++;
 	}
-	if (!anywhere)
+	if (!n_ports)
 		in->drops[DROP_NOWHERE] += n;
+	else if (n_ports == 1)
+		pause_if_congested(in, last);
 }
 
 static void append(struct batch *batch, uint16_t *first, uint16_t *last, uint16_t i)
@@ -167,7 +170,8 @@ static void deliver_batch(struct port *in, struct batch *batch)
 		unsigned n = merge(batch, to->chain_first, batch->flood_first, list);
 
 		to->chain_first = NONE;
-		deliver_unicast(in, to, list, n);
+		deliver(to, list, n);
+		pause_if_congested(in, to);
 	}
 }
 
@@ -228,10 +232,12 @@ static void route(struct port *in, const struct frame *frames, unsigned n)
 	to[0] = NULL; /* gcc cannot see that n > 0 */
 	look_up(in, frames, n, to);
 	if (all_same(to, n)) {
-		if (!to[0])
+		if (!to[0]) {
 			flood(in, frames, n);
-		else if (to[0] != in)
-			deliver_unicast(in, to[0], frames, n);
+		} else if (to[0] != in) {
+			deliver(to[0], frames, n);
+			pause_if_congested(in, to[0]);
+		}
 		return;
 	}
 	for (unsigned i = 0; i < n; i++) {

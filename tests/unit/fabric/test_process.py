@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -191,6 +192,22 @@ def test_many_ports_and_concurrent_requests_fit() -> None:
         assert [entry.mac for entry in entries] == sorted(entry.mac for entry in entries)
         for peer, _ in pairs:
             peer.close()
+
+    run(body)
+
+
+def test_fabric_out_of_descriptors_refuses_and_lives() -> None:
+    """A descriptor that could not be taken over is an error of that request alone."""
+
+    async def body(fabric: Fabric) -> None:
+        soft, _ = resource.prlimit(fabric.process.pid, resource.RLIMIT_NOFILE)
+        assert soft == resource.getrlimit(resource.RLIMIT_NOFILE)[1], "the soft limit was not raised"
+        taken = {int(name) for name in os.listdir(f"/proc/{fabric.process.pid}/fd")}  # noqa: PTH208
+        limit = min(set(range(1000)) - taken)
+        resource.prlimit(fabric.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        with pytest.raises(FabricError, match="out of descriptors"):
+            await fabric.peer("lan", "a")
+        assert await fabric.client.stats() == []
 
     run(body)
 
