@@ -211,17 +211,17 @@ static void a_stuck_receiver_holds_its_senders_up_only_for_the_limit(void)
 
 static void floods_do_not_wait_for_a_stuck_receiver(void)
 {
-	struct peer a, b, c;
+	struct peer a, b, c, d;
 	uint32_t n = 0;
 
 	lab_start(false, 8192);
-	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer();
+	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer(), d = lab_add_peer();
 	for (; n < 3000; n++) {
 		lab_send(a, ANYBODY, A, 1514, n);
 		lab_settle();
 		CHECK(lab_receive(c) == n);
 	}
-	CHECK(a.port->pauses == 0 && b.port->drops[DROP_OVERFLOW] > 0);
+	CHECK(a.port->pauses == 0 && b.port->drops[DROP_OVERFLOW] > 0 && d.port->drops[DROP_OVERFLOW] > 0);
 	CHECK(c.port->tx_frames == n && c.port->drops[DROP_OVERFLOW] == 0);
 	lab_stop();
 }
