@@ -395,6 +395,7 @@ def test_failing_exec_is_reported_and_keep_leaves_the_lab_up(lab_command: LabCom
     (row,) = json.loads(lab_command.ok("ls", "-f", "json"))
     assert row["state"] == "broken"
     assert "so it goes" in lab_command.ok("logs", "b")
+    assert "exit code 3" in str(ps(lab_command)["b"]["info"])
     lab_command.ok("exec", "a", "--", "true")
     lab_command.ok("down")
 

@@ -144,3 +144,36 @@ def test_killed_coordinator_takes_the_machines_along(duo: LabCommand) -> None:
         poll.unregister(fd)
         os.close(fd)
     duo.ok("gc")
+
+
+def test_machines_run_where_network_namespaces_are_forbidden_and_hosts_say_why_not(
+    lab_command: LabCommand, lab_file: LabFile
+) -> None:
+    """In a user namespace that may make no network namespaces: switch and point to point work, netns hosts do not."""
+    forbid = 'echo 0 > /proc/sys/user/max_net_namespaces && exec "$@"'
+
+    def up(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        argv = ["unshare", "-Ur", "sh", "-c", forbid, "sh", *lab_command.argv("up", *arguments)]
+        return subprocess.run(
+            argv, env=lab_command.environment, cwd=lab_command.cwd, capture_output=True, check=False, timeout=150
+        )
+
+    lab_file(
+        f"name: bare\n{MICRO}networks: {{lan0: {{subnet: 10.0.0.0/24}}}}\n"
+        "nodes: {vm1: {kind: micro}, vm2: {kind: micro}}\n"
+        "links: [[vm1:eth0, lan0], [vm2:eth0, lan0], {endpoints: [vm1:eth1, vm2:eth1], subnet: 10.0.1.0/30}]\n"
+    )
+    result = up("-q")
+    assert result.returncode == 0, result.stderr
+    lab_command.ok("exec", "vm1", "--", "ping", "-c1", "-W5", "vm2")
+    lab_command.ok("exec", "vm1", "--", "ping", "-c1", "-W5", "vm2-eth1")
+    lab_command.ok("down")
+    for network, node in (("switch", "netns"), ("mcast", "micro")):
+        lab_file(
+            f"name: bare\n{MICRO}networks: {{lan0: {{type: {network}, subnet: 10.0.0.0/24}}}}\n"
+            f"nodes: {{a: {{kind: {node}}}}}\nlinks: [[a:eth0, lan0]]\n"
+        )
+        result = up()
+        assert result.returncode == 1
+        assert b"does not allow" in result.stderr
+        assert b"lab doctor" in result.stderr

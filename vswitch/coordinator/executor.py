@@ -234,6 +234,8 @@ class Executor:
             why = f"exited: {machine.exited.result()}"
         else:
             why = f"not ready within {node.ready_timeout:g} s"
+        if machine.exited not in done:
+            self._actual.node_failed(node.name, why)
         tail = machine.console.tail(_TAIL_LINES)
         shown = "\n".join(f"    {line}" for line in tail)
         raise NodeError(

@@ -103,6 +103,12 @@ class Actual:
         record.state, record.cause, record.since = state, cause, now
         self._emit("node", name, state.value, cause)
 
+    def node_failed(self, name: str, cause: str) -> None:
+        """Say why a node that stays in its state will not leave it. Raises KeyError for an unknown node."""
+        record = self._nodes[name]
+        record.cause = cause
+        self._emit("node", name, record.state.value, cause)
+
     def node_removed(self, name: str) -> None:
         """Forget a node."""
         del self._nodes[name]
