@@ -148,7 +148,6 @@ class Coordinator:
             self._actual.lab_changed(LabState.BROKEN, reason)
 
     def _fabric_event(self, event: FabricEvent) -> None:
-        log.warning("port %s of %s: %s (%s)", event.port, event.network, event.state, event.reason)
         self._actual.happened("port", f"{event.network}/{event.port}", event.state, event.reason)
 
     def _lifeline_readable(self) -> None:

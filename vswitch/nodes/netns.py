@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _IFA_F_NODAD = 0x02  # linux/if_addr.h: do not wait a second to see whether somebody else has the address
 _TUNSETPERSIST = 0x400454CB  # linux/if_tun.h
+_UP_PAUSE, _UP_TRIES = 0.001, 1000  # s
 _STOP_GRACE = 2.0  # s
 
 # Stepping into a namespace concerns one thread, and pyroute2 runs an event loop of its own: one thread does both.
@@ -162,6 +164,7 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
     with _closed_on_error(fd), visiting(namespace), IPRoute() as route:
         disable_offloads(interface.name)
         _configure(route, interface)
+        _wait_up(route, interface.name)
     return FabricEnd("packet", fd)
 
 
@@ -177,6 +180,17 @@ def _configure(route: IPRoute, interface: Interface) -> None:
         elif address.network.prefixlen < 31:
             extra["broadcast"] = str(address.network.broadcast_address)
         route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **extra)
+
+
+def _wait_up(route: IPRoute, name: str) -> None:
+    """Wait until the kernel has activated both ends of a veth pair: what is sent before is lost, counted nowhere."""
+    index = route.link_lookup(ifname=name)[0]
+    pause = threading.Event()
+    for _ in range(_UP_TRIES):
+        if route.get_links(index)[0].get_attr("IFLA_OPERSTATE") == "UP":
+            return
+        pause.wait(_UP_PAUSE)
+    raise NodeError(f"interface {name} did not come up within {_UP_TRIES * _UP_PAUSE:g} s")
 
 
 @contextlib.contextmanager
