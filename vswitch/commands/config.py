@@ -24,6 +24,7 @@ def command(file: str, form: str) -> None:
     if form == "yaml":
         click.echo(to_yaml(lab), nl=False)
     else:
-        import msgspec
+        import json
 
-        click.echo(msgspec.json.format(msgspec.json.encode(to_plain(lab)), indent=2).decode())
+        # In ASCII: to YAML, which JSON is to be read as, some characters beyond it are line ends.
+        click.echo(json.dumps(to_plain(lab), indent=2))

@@ -74,6 +74,7 @@ class Addressing:
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
         self._taken: dict[Address, Path | None] = {}
+        self._free: dict[Subnet, Iterator[Address]] = {}
 
     def settle(self, segments: list[Segment]) -> None:
         """Fill in `addresses` ("address/prefix") of every member."""
@@ -89,7 +90,7 @@ class Addressing:
                 self._give_out(subnet, path, waiting)
 
     def _give_out(self, subnet: Subnet, path: Path, waiting: list[Member]) -> None:
-        free = (address for address in usable(subnet) if address not in self._taken)
+        free = self._free.setdefault(subnet, (address for address in usable(subnet) if address not in self._taken))
         for member in waiting:
             address = next(free, None)
             if address is None:

@@ -83,6 +83,8 @@ class Problems:
 
         With `key` it is the path's own last key that is unknown.
         """
+        if self.full:
+            return  # comparing names costs most
         place = where(path[:-1] if key else path)
         self.at(self.position(path, key=key), place, f"unknown {noun} {quote(given)}{suggestion(given, known)}")
 

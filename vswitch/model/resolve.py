@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping as AnyMapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -83,9 +83,9 @@ class _Resolver:
             hosts=_hosts(nodes),
         )
 
-    def _keys(self, section: str) -> list[str]:
+    def _keys(self, section: str) -> frozenset[str]:
         node = find(self._root, (section,))
-        return list(node.items) if isinstance(node, Mapping) else []
+        return frozenset(node.items) if isinstance(node, Mapping) else frozenset()
 
     def _check_names(self) -> None:
         empty = find(self._root, ("nodes",)) is None or not self._problems.errors
@@ -292,7 +292,7 @@ class _Resolver:
 
     def _warn(self, links: tuple[Link, ...]) -> None:
         linked = {end for link in links for end in (link.a, link.b)}
-        targets = [end.target for link in links for end in (link.a, link.b)]
+        targets = Counter(end.target for link in links for end in (link.a, link.b))
         for node, spec in self._file.nodes.items():
             if node not in targets:
                 self._problems.warning(("nodes", node), "has no link: nothing can reach it", key=True)
@@ -301,9 +301,9 @@ class _Resolver:
                     path = ("nodes", node, "interfaces", interface)
                     self._problems.warning(path, "is in no link: it will be missing in the node", key=True)
         for network, network_spec in self._file.networks.items():
-            members = targets.count(network)
-            if members + len(network_spec.ports) < 2:
-                what = "only one interface is on it" if members + len(network_spec.ports) else "nothing is linked to it"
+            members = targets[network] + len(network_spec.ports)
+            if members < 2:
+                what = "only one interface is on it" if members else "nothing is linked to it"
                 self._problems.warning(("networks", network), what, key=True)
 
     def _warn_of_overlaps(self, segments: list[Segment]) -> None:

@@ -37,6 +37,8 @@ Rate = Annotated[float, Meta(extra={"unit": "rate"})]
 Percentage = Annotated[float, Meta(extra={"unit": "percentage"})]
 Mtu = Annotated[int, Meta(ge=68, le=65535)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Addresses = Annotated[list[str], Meta(max_length=64)]
+Subnets = Annotated[list[str], Meta(max_length=16)]
 FdbLimit = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 DriverSettings: TypeAlias = dict[str, Any]
@@ -61,7 +63,7 @@ class InterfaceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What a node fixes about one of its interfaces. `ip`: addresses, with or without prefix length; [] is none."""
 
     mac: MacAddress | None = None
-    ip: str | list[str] | None = None
+    ip: str | Addresses | None = None
     mtu: Mtu | None = None
     model: str | None = None
 
@@ -105,7 +107,7 @@ class NetworkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One LAN. `ports` (name -> settings of a port type) face outside the lab."""
 
     type: NetworkType = "switch"
-    subnet: str | list[str] | None = None
+    subnet: str | Subnets | None = None
     ageing: Duration | None = None
     fdb_limit: FdbLimit | None = None
     ports: dict[Name, DriverSettings] = {}
@@ -117,7 +119,7 @@ class EndpointSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     node: str | None = None
     interface: InterfaceName | None = None
     network: str | None = None
-    ip: str | list[str] | None = None
+    ip: str | Addresses | None = None
     mac: MacAddress | None = None
 
 
@@ -144,7 +146,7 @@ class LinkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A link in its long form. `subnet` is for a point-to-point link: a network has its own."""
 
     endpoints: Endpoints
-    subnet: str | list[str] | None = None
+    subnet: str | Subnets | None = None
     impair: ImpairSpec | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -48,12 +49,10 @@ def catalogue() -> Catalogue:
 
 def lab_text(**sections: Any) -> str:
     """A lab of two hosts on a network, with `sections` (JSON-like values) laid over it, as YAML."""
-    import msgspec
-
     base: dict[str, Any] = {
         "name": "pair",
         "networks": {"lan0": {"subnet": "10.0.0.0/24"}},
         "nodes": {"a": {"kind": "host"}, "b": {"kind": "host"}},
         "links": [["a:eth0", "lan0"], ["b:eth0", "lan0"]],
     }
-    return msgspec.json.encode({**base, **sections}).decode()
+    return json.dumps({**base, **sections})

@@ -172,6 +172,19 @@ def test_derived_macs_are_locally_administered_unicast_and_all_different(catalog
     assert {int(mac[:2], 16) & 3 for mac in macs} == {2}
 
 
+def test_two_derived_macs_that_collide_are_told_apart(catalogue: Catalogue) -> None:
+    seen: dict[str, str] = {}
+    for number in itertools.count():
+        name = f"n{number}"
+        mac = derive_mac(0, "pair", name, "eth0")
+        if mac in seen:
+            break
+        seen[mac] = name
+    lab = read(catalogue, nodes=hosts(seen[mac], name), links=on_lan0(seen[mac], name))
+    macs = [node.interfaces[0].mac for node in lab.nodes.values()]
+    assert macs == [mac, derive_mac(0, "pair", name, "eth0", {mac})]
+
+
 # --- properties ------------------------------------------------------------------------------------------------------
 
 _SUBNETS = st.builds(

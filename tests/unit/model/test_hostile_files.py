@@ -81,10 +81,17 @@ def test_deeply_nested_variables_are_refused(catalogue: Catalogue) -> None:
 
 
 def test_message_never_carries_terminal_sequences_or_lines_of_the_file(catalogue: Catalogue) -> None:
-    problems = problems_of(lab_text(nodes={"a": {"kind": "\x1b[31m\n" + "k" * 500, "\x1b]0;x": 1}}), catalogue)
+    nodes = {"a": {"kind": "\x1b[31m\n" + "k" * 500, "\x1b]0;x": 1}, "\x1b[2J" + "n" * 500: {"kind": "host"}}
+    problems = problems_of(lab_text(nodes=nodes), catalogue)
+    assert [problem.split(": ")[1][:20] for problem in problems] == [
+        "nodes.a.kind",
+        "nodes.\\x1b[2Jnnnnnnn",
+        "links[1][0]",
+    ]
     for problem in problems:
         assert problem.isprintable()
-        assert len(problem) < 600
+        assert "kkk...'" in problem or "nnn..." in problem or "unknown node 'b'" in problem
+        assert "n" * 70 not in problem
 
 
 def test_huge_numbers_are_refused_not_converted(catalogue: Catalogue) -> None:
@@ -92,3 +99,40 @@ def test_huge_numbers_are_refused_not_converted(catalogue: Catalogue) -> None:
         "seed: " + "9" * 100_000 + "\nnodes: {a: {kind: machine, cpus: " + "9" * 5000 + "}}\n", catalogue
     )
     assert [problem.split(": ")[1] for problem in problems] == ["seed", "nodes.a.cpus"]
+
+
+def test_lists_that_are_compared_with_each_other_are_short(catalogue: Catalogue) -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(20_000)]
+    begun = time.monotonic()
+    (problem,) = problems_of(lab_text(networks={"lan0": {"subnet": many}}), catalogue)
+    assert problem.endswith("networks.lan0.subnet: expected at most 16 items, not 20000")
+    (problem,) = problems_of(
+        lab_text(nodes={"a": {"kind": "host", "interfaces": {"e": {"ip": many}}}}, links=[]), catalogue
+    )
+    assert problem.endswith("interfaces.e.ip: expected at most 64 items, not 20000")
+    assert time.monotonic() - begun < 10
+
+
+MANY = range(3000)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"nodes": {f"n{number}": {"kind": f"x{number}"} for number in MANY}},
+        {"nodes": {f"n{number}": {"kind": "host", "depends_on": [f"n{number}"]} for number in MANY}, "links": []},
+        {
+            "nodes": {f"n{number}": {"kind": "host"} for number in MANY},
+            "links": [[f"x{number}:e", f"y{number}"] for number in MANY],
+        },
+    ],
+    ids=["kinds", "cycles", "links"],
+)
+def test_thousands_of_mistakes_cost_little_more_than_a_hundred(
+    catalogue: Catalogue, sections: dict[str, object]
+) -> None:
+    text = lab_text(**sections)
+    begun = time.process_time()
+    problems = problems_of(text, catalogue)
+    assert len(problems) == 101
+    assert time.process_time() - begun < 10

@@ -155,6 +155,12 @@ def test_values_unquoted_or_quoted_mean_the_same_where_a_text_is_wanted(read: An
     assert lab.checks["c"].run == "true"
 
 
+def test_name_may_not_end_in_a_line_break(read: Any) -> None:
+    """Python's "$" would let it."""
+    with pytest.raises(LabFileError, match="name: expected a name"):
+        read(lab_text(name="pair\n"))
+
+
 def test_link_ends_may_come_in_either_order_and_in_every_form(read: Any) -> None:
     forms = (
         "[a:e0, lan0]",

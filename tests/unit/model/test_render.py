@@ -146,6 +146,70 @@ def escaped(value: Any) -> Any:
     return value.replace("$", "$$") if isinstance(value, str) else value
 
 
+def test_texts_that_look_like_something_else_to_yaml_come_back_as_they_are(catalogue: Catalogue) -> None:
+    awkward = [
+        "null",
+        "~",
+        "true",
+        "1e3",
+        "1_000",
+        "0x1f",
+        "012",
+        "1:30",
+        "- a",
+        "a: b",
+        "a:",
+        "${A}",
+        "$$",
+        "#",
+        " # x",
+    ]
+    awkward += [
+        "<<",
+        "=",
+        "?YT",
+        "? x",
+        "!t",
+        "&a",
+        "*a",
+        "%d",
+        "@",
+        "`",
+        "[",
+        "{",
+        "a, b",
+        "\x85x",
+        "\u2028",
+        "\ufeff",
+        "'",
+    ]
+    awkward += [
+        '"',
+        "é",
+        "😀",
+        " lead",
+        "trail ",
+        "a\nb",
+        "a\n",
+        "\n",
+        "\t",
+        "\x1b",
+        "---",
+        "...",
+        "yes",
+        "2001-01-01",
+        ".5",
+        "-",
+    ]
+    nodes = {"a": {"kind": "host", "exec": awkward, "labels": {text: text for text in awkward}}}
+    checks = {f"c{number}": {"node": "a", "run": text} for number, text in enumerate(awkward)}
+    lab = load(
+        "lab.yaml", text=lab_text(nodes=escaped(nodes), checks=escaped(checks), links=[]), env={}, catalogue=catalogue
+    )
+    assert lab.nodes["a"].exec == tuple(awkward)
+    assert_round_trip(lab, catalogue)
+
+
 # Not shrunk when it fails: that takes minutes, and the messages say enough.
 @given(lab_files())
 @settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
