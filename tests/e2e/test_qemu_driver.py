@@ -41,6 +41,7 @@ class Machine:
             run_id="test-run",
             run_dir=run_dir,
             hosts="127.0.0.1 localhost\n10.0.0.1 vm1\n10.0.0.2 vm2\n",
+            hosts_file=Path("/etc/hosts"),
             console_output=self._printed,
             exited=self._exited,
             namespace=False,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..rundir import Run, RunDir
 
 _INTERRUPTED = 130
+_DEADLY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Interrupted(Exception):
@@ -41,21 +42,13 @@ def command(
     If a node does not become ready, says which and why with the end of its console, takes the lab down again (unless
     --keep) and exits 1.
     """
-    from ..model import load
-
-    lab = load(file)
-    for warning in lab.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if dry_run:
-        from ..coordinator import plan
-
-        for action in plan.diff(None, lab):
-            click.echo(action)
-        return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _DEADLY:
         signal.signal(number, _interrupt)
     try:
-        sys.exit(_up(lab, name, attach=attach, timeout=timeout, keep=keep, quiet=quiet))
+        if dry_run:
+            _print_plan(file)
+        else:
+            sys.exit(_bring_up(file, name, attach=attach, timeout=timeout, keep=keep, quiet=quiet))
     except (_Interrupted, KeyboardInterrupt):
         click.echo("\ninterrupted before the lab had begun; nothing is left", err=True)
         sys.exit(_INTERRUPTED)
@@ -65,54 +58,79 @@ def _interrupt(number: int, frame: object) -> None:
     raise _Interrupted
 
 
-def _up(lab: Lab, name: str | None, *, attach: bool, timeout: float | None, keep: bool, quiet: bool) -> int:
-    from ..coordinator import protocol
-    from ..coordinator.client import Client
-    from ..coordinator.launch import launch
+def _load(file: str) -> Lab:
+    from ..model import load
+
+    lab = load(file)
+    for warning in lab.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return lab
+
+
+def _print_plan(file: str) -> None:
+    from ..coordinator import plan
+
+    for action in plan.diff(None, _load(file)):
+        click.echo(action)
+
+
+def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | None, keep: bool, quiet: bool) -> int:
+    from ..coordinator.launch import Standby, launch
     from ..errors import LabError
     from ..rundir import AlreadyUpError
 
+    begun = time.monotonic()
     if name is not None:
         from ..model import check_name
 
         check_name(name)
-    begun = time.monotonic()
+    standby = Standby()  # it loads while we read the file
     try:
-        launched = launch(lab, name=name)
-    except AlreadyUpError as up:
-        if up.run.source != lab.source:
-            raise LabError(f"{up}; choose another --name") from None
-        return _already_up(lab, up.run_dir, up.run)
-    run = launched.run
-    try:
-        with Client(launched.run_dir) as client:
-            failure = _wait_ready(client, lab, launched, timeout, quiet)
-            if failure is not None:
-                click.echo(f"lab {run.name} did not come up: {failure}", err=True)
-                if keep:
-                    client.request(protocol.Detach(), timeout=10)
-                    click.echo(
-                        f"it is kept as it is; look with lab ps, lab logs, end it with: lab down -l {run.name}",
-                        err=True,
-                    )
-                else:
-                    _end(launched)
-                    click.echo(f"lab {run.name} has been taken down (--keep leaves it up to be looked at)", err=True)
-                return 1
-            if not quiet:
-                _show_ready(client, run, time.monotonic() - begun)
-            if attach:
-                click.echo(f"attached to lab {run.name}; Ctrl-C takes it down", err=True)
-                _follow(client)
-                return 0
-            client.request(protocol.Detach(), timeout=10)
-    except (_Interrupted, KeyboardInterrupt):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # cleaning up is quick and must not be cut short
-        click.echo(f"\ninterrupted: taking lab {run.name} down", err=True)
-        _end(launched)
-        click.echo(f"lab {run.name} is down, nothing is left", err=True)
-        return 0 if attach else _INTERRUPTED
+        lab = _load(file)
+        try:
+            launched = launch(lab, standby, name=name)
+        except AlreadyUpError as up:
+            if up.run.source != lab.source:
+                raise LabError(f"{up}; choose another --name") from None
+            return _already_up(lab, up.run_dir, up.run)
+        try:
+            return _see_through(lab, launched, begun, attach=attach, timeout=timeout, keep=keep, quiet=quiet)
+        except (_Interrupted, KeyboardInterrupt):
+            for number in _DEADLY:
+                signal.signal(number, signal.SIG_IGN)  # cleaning up is quick and must not be cut short
+            click.echo(f"\ninterrupted: taking lab {launched.run.name} down", err=True)
+            _end(launched)
+            click.echo(f"lab {launched.run.name} is down, nothing is left", err=True)
+            return 0 if attach else _INTERRUPTED
+    finally:
+        standby.close()
+
+
+def _see_through(
+    lab: Lab, launched: Launched, begun: float, *, attach: bool, timeout: float | None, keep: bool, quiet: bool
+) -> int:
+    """Wait until the lab runs and let go of it, or say why it does not; return the exit code."""
+    from ..coordinator.client import Client
+
+    name = launched.run.name
+    with Client(launched.run_dir) as client:
+        failure = _wait_ready(client, lab, launched, timeout, quiet)
+        if failure is not None:
+            click.echo(f"lab {name} did not come up: {failure}", err=True)
+            if keep:
+                launched.standby.detach(client)
+                click.echo(f"it is kept as it is; see: lab ps, lab logs; end it with: lab down -l {name}", err=True)
+            else:
+                _end(launched)
+                click.echo(f"lab {name} has been taken down (--keep leaves it up to be looked at)", err=True)
+            return 1
+        if not quiet:
+            _show_ready(client, launched.run, time.monotonic() - begun)
+        if attach:
+            click.echo(f"attached to lab {name}; Ctrl-C takes it down", err=True)
+            _follow(client)
+        else:
+            launched.standby.detach(client)
     return 0
 
 
@@ -137,8 +155,7 @@ def _end(launched: Launched) -> None:
     """Take a lab that has not been detached down: letting go of the lifeline is enough, also before it listens."""
     from ..coordinator.sweep import sweep
 
-    launched.lifeline.close()
-    launched.coordinator.wait(timeout=60)
+    launched.standby.close()
     if launched.run_dir.path.exists():
         sweep(launched.run_dir)
 
@@ -171,8 +188,8 @@ def _wait_ready(client: Client, lab: Lab, launched: Launched, timeout: float | N
                     late = ", ".join(f"{node} is {state}" for node, state in states.items() if state != "ready")
                     return f"not ready within {timeout:g} s: {late}" + _consoles(launched.run_dir, states)
     except NoSuchLabError:
-        launched.coordinator.wait(timeout=10)
-        return f"its coordinator ended with exit code {launched.coordinator.returncode}:\n{_log_tail(launched.run_dir)}"
+        code = launched.standby.process.wait(timeout=10)
+        return f"its coordinator ended with exit code {code}:\n{_log_tail(launched.run_dir)}"
     return "no more news from its coordinator"
 
 

@@ -1,37 +1,53 @@
-"""Start a coordinator: `python -m vswitch.coordinator RUN_DIR --lifeline FD`. `lab up` does; users do not."""
+"""Start a coordinator: `python -m vswitch.coordinator --lifeline FD`. `lab up` does; users do not."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 
-from ..errors import LabError, MachineError
+from ..errors import MachineError
 from ..model.lab import Lab
 from ..namespace import enter_lab_namespace
 from ..rundir import RunDir
+from .server import Coordinator
 from .supervise import Child
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Own one lab until it is taken down."""
+    """Wait to be given a lab over the lifeline, then own it until it is taken down."""
     parser = argparse.ArgumentParser(prog="vswitch-coordinator")
-    parser.add_argument("run_dir", type=Path)
     parser.add_argument("--lifeline", type=int, required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run_dir = RunDir(arguments.run_dir)
-    run = run_dir.run()
-    lifeline = socket.socket(fileno=arguments.lifeline)
+    lifeline = socket.socket(fileno=parser.parse_args().lifeline)
+    told = lifeline.makefile("rb").readline()
+    if not told:
+        return  # there is no lab after all
     lifeline.setblocking(False)
-    lab = msgspec.json.decode(run_dir.lab_file.read_bytes(), type=Lab)
+    run_dir = RunDir(Path(os.fsdecode(told.rstrip(b"\n"))))
+    with run_dir.log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        _own(run_dir, lifeline)
+    except Exception:
+        log.exception("the coordinator ends")
+        os._exit(1)
+    # Nothing is left to be tidied up in this process, and whoever took the lab down waits for its end.
+    os._exit(0)
 
+
+def _own(run_dir: RunDir, lifeline: socket.socket) -> None:
+    run = run_dir.run()
+    lab = msgspec.json.decode(run_dir.lab_file.read_bytes(), type=Lab)
     # The fabric starts before we leave the host's network namespace: ports that face outside the lab belong there.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, (run_dir.path / "fabric.log").open("ab") as fabric_log:
@@ -41,24 +57,19 @@ def main() -> None:
             pass_fds=[theirs.fileno()],
             output=fabric_log,
         )
+    # No thread has been started yet (importing ZeroMQ starts none): a new user namespace wants a single one.
     try:
         enter_lab_namespace()
         namespace = True
     except MachineError as error:
-        logging.getLogger(__name__).warning("%s", error)
+        log.warning("%s", error)
         namespace = False
 
-    from .server import Coordinator  # imported last: it starts ZeroMQ's threads, and a user namespace wants one thread
-
-    async def run_lab() -> None:
+    async def serve() -> None:
         coordinator = Coordinator(run_dir, lab, namespace=namespace, fabric=fabric, control=ours, lifeline=lifeline)
         await coordinator.serve()
 
-    try:
-        asyncio.run(run_lab())
-    except (LabError, subprocess.SubprocessError) as error:
-        logging.getLogger(__name__).error("%s", error)
-        raise SystemExit(1) from None
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ class Executor:
         self._fabric = fabric
         self._namespace = namespace
         self._drivers = load_drivers()
-        self._hosts = _hosts_file(lab)
+        self._hosts = _hosts(lab)
+        self._hosts_file = run_dir.path / "hosts"
+        self._hosts_file.write_text(self._hosts)
         self._buses: dict[str, Bus] = {}
         self._bridged: dict[str, asyncio.Task[None]] = {}
         self._bus_numbers = itertools.count(1)
@@ -192,6 +194,7 @@ class Executor:
             run_id=self._run_id,
             run_dir=self._run_dir.node_dir(node.name),
             hosts=self._hosts,
+            hosts_file=self._hosts_file,
             console_output=console.write,
             exited=lambda reason: self._node_exited(node.name, reason),
             namespace=self._namespace,
@@ -287,7 +290,7 @@ def _last_line(text: bytes) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _hosts_file(lab: Lab) -> str:
+def _hosts(lab: Lab) -> str:
     """The /etc/hosts every node gets, hosts(5)."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{address} {' '.join(names)}" for address, names in lab.hosts.items()]

@@ -14,23 +14,54 @@ import msgspec
 
 from .. import __version__
 from ..model.lab import Lab
-from ..rundir import RUN_ENV, CrashedLabError, Process, Run, RunDir, claim
+from ..rundir import CrashedLabError, Process, Run, RunDir, claim
+from .client import Client
+from .protocol import Detach
 from .sweep import sweep
 
 
-class Launched(NamedTuple):
-    """A lab being brought up. While `lifeline` is open and `Detach` has not been sent, the lab's life hangs on it:
-    close it, or die, and the lab goes down.
+class Standby:
+    """A coordinator that has started and waits to be given its lab, so that it can load while the lab file is read.
+
+    Its life hangs on `lifeline` until it is told `Detach`: close that, or die, and it takes its lab, if any, down.
     """
+
+    def __init__(self) -> None:
+        self._detached = False
+        self.lifeline, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vswitch.coordinator", "--lifeline", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def detach(self, client: Client) -> None:
+        """Have the lab run on by itself."""
+        client.request(Detach(), timeout=10)
+        self._detached = True
+
+    def close(self) -> None:
+        """Let go; unless it was detached, wait until the coordinator, with its lab, is gone. Idempotent."""
+        self.lifeline.close()
+        if not self._detached:
+            self.process.wait(timeout=60)
+        else:
+            self.process.returncode = 0  # it outlives us on purpose, so that is nothing to warn of
+
+
+class Launched(NamedTuple):
+    """A lab being brought up."""
 
     run_dir: RunDir
     run: Run
-    lifeline: socket.socket
-    coordinator: subprocess.Popen[bytes]
+    standby: Standby
 
 
-def launch(lab: Lab, *, name: str | None = None) -> Launched:
-    """Claim a run directory for `lab` and start its coordinator, which begins bringing it up.
+def launch(lab: Lab, standby: Standby, *, name: str | None = None) -> Launched:
+    """Claim a run directory for `lab` and give it to a coordinator, which begins bringing it up.
 
     `name` insists on that name for the running lab; without it the lab's own name is used, with a number after it
     where another file's lab has it. Remains of a crashed lab in the way are swept first. Raises AlreadyUpError.
@@ -41,26 +72,16 @@ def launch(lab: Lab, *, name: str | None = None) -> Launched:
             break
         except CrashedLabError as crashed:
             sweep(crashed.run_dir)
-    ours, theirs = socket.socketpair()
     try:
         run_dir.lab_file.write_bytes(msgspec.json.encode(lab))
-        with run_dir.log.open("ab") as log, theirs:
-            coordinator = subprocess.Popen(
-                [sys.executable, "-m", "vswitch.coordinator", run_dir.path, "--lifeline", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env={**os.environ, RUN_ENV: run.run_id},
-            )
-        # From here on the directory is the coordinator's.
-        run_dir.write_run(msgspec.structs.replace(run, owner=Process.of(coordinator.pid)))
+        run = msgspec.structs.replace(run, owner=Process.of(standby.process.pid))
+        run_dir.write_run(run)  # from here on the directory is the coordinator's
+        standby.lifeline.sendall(os.fsencode(run_dir.path) + b"\n")
     except BaseException:
-        ours.close()
+        standby.close()
         run_dir.remove()
         raise
-    return Launched(run_dir, run, ours, coordinator)
+    return Launched(run_dir, run, standby)
 
 
 def wait_gone(process: Process, timeout: float) -> bool:

@@ -100,7 +100,8 @@ class ExecSession(ABC):
 class NodeContext(NamedTuple):
     """What a driver may use of the lab it lives in.
 
-    `run_dir` is the node's own directory; `hosts` the /etc/hosts text (the same for all nodes);
+    `run_dir` is the node's own directory; `hosts` the /etc/hosts text (the same for all nodes), `hosts_file` a file of
+    it;
     `console_output(bytes)` must be called with everything the node prints (logged, kept as a tail, shown by
     `lab console`); `exited(reason)` exactly once if the node ends without having been asked to;
     `namespace` tells whether the lab has a network namespace of its own.
@@ -110,6 +111,7 @@ class NodeContext(NamedTuple):
     run_id: str
     run_dir: Path
     hosts: str
+    hosts_file: Path
     console_output: Callable[[bytes], None]
     exited: Callable[[str], None]
     namespace: bool

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
+import importlib
 import itertools
 import os
 import socket
@@ -16,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from msgspec import Struct
@@ -36,6 +39,7 @@ _T = TypeVar("_T")
 _IFA_F_NODAD = 0x02  # linux/if_addr.h: do not wait a second to see whether somebody else has the address
 _TUNSETPERSIST = 0x400454CB  # linux/if_tun.h
 _UP_PAUSE, _UP_TRIES = 0.001, 1000  # s
+_STDERR = 2  # ours, which goes to the lab's log
 _STOP_GRACE = 2.0  # s
 
 # Stepping into a namespace concerns one thread, and pyroute2 runs an event loop of its own: one thread does both.
@@ -64,18 +68,16 @@ class NetnsDriver(Driver):
         """Start the agent in new namespaces and wait until it answers."""
         if not self.context.namespace:
             raise NodeError("a netns host needs network namespaces, which this machine does not allow; see: lab doctor")
-        hosts = self.context.run_dir / "hosts"
-        hosts.write_text(self.context.hosts)
+        _warm_up()
         ours, theirs = socket.socketpair()
         with theirs:
-            log = (self.context.run_dir / "agent.log").open("ab")
-            with log:
-                self._child = Child.spawn(
-                    [agent_program(), "--fd", str(theirs.fileno()), "--hostname", self.node.name, "--hosts", hosts],
-                    run_id=self.context.run_id,
-                    pass_fds=[theirs.fileno()],
-                    output=log,
-                )
+            argv: list[str | Path] = [agent_program(), "--fd", str(theirs.fileno()), "--hostname", self.node.name]
+            self._child = Child.spawn(
+                [*argv, "--hosts", self.context.hosts_file],
+                run_id=self.context.run_id,
+                pass_fds=[theirs.fileno()],
+                output=_STDERR,
+            )
         spawn_task(self._watch(self._child))
         self._channel = AgentChannel(self._lost)
         await self._channel.open(ours)
@@ -129,6 +131,12 @@ class NetnsDriver(Driver):
     def pid(self) -> int | None:
         """Process id of the agent."""
         return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Have the thread import pyroute2, which takes a while, before the first interface is asked for."""
+    _netlink_thread.submit(importlib.import_module, "pyroute2")
 
 
 async def _in_netlink_thread(work: Callable[[], _T]) -> _T:
