@@ -31,6 +31,12 @@ class ReadyConsole(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     console: str
 
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.console)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+
 
 class QemuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a QEMU machine. Without `kernel` and `disk` it boots the built-in image.
@@ -41,7 +47,7 @@ class QemuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `args` are handed to QEMU as they are.
     """
 
-    memory: Annotated[str, Meta(pattern=f"^{_MEMORY.pattern}$")] = "96M"
+    memory: Annotated[str, Meta(pattern=f"^{_MEMORY.pattern}$", extra={"what": "a size such as 96M or 1G"})] = "96M"
     cpus: Annotated[int, Meta(ge=1, le=255)] = 1
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     machine: str | None = None
