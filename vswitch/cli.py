@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 
 import click
 
 from .errors import LabError
 
-# verb -> (one line for `lab --help`); the module is commands/<verb>.py (with a trailing _ where the verb is a keyword
-# or shadows a builtin).
+# verb -> its line in `lab --help`; the module is commands/<verb>.py.
 VERBS = {
     "up": "Start a lab from its file and wait until every node is ready.",
     "down": "Take a lab down; nothing of it is left.",
@@ -76,11 +77,27 @@ def lab() -> None:
 
 def main() -> None:
     """Run the command line; errors meant for the user go to stderr as they are, without a traceback."""
+    _open_standard_streams()
     try:
         lab(prog_name="lab")
     except LabError as error:
         click.echo(f"lab: {error}" if "\n" not in str(error) else str(error), err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nobody is left to tell
+    except OSError as error:  # a full disk, a directory that may not be written: the system's own words say it
+        with contextlib.suppress(OSError):
+            place = f": {error.filename}" if error.filename is not None else ""
+            click.echo(f"lab: {error.strerror or error}{place}", err=True)
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Make sure that descriptors 0, 1 and 2 are open (on /dev/null if need be), whoever started us without.
+
+    Otherwise the next file opened would become our standard input, or be printed to.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115

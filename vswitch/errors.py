@@ -37,5 +37,9 @@ class ProtocolError(LabError):
     """A peer on the coordinator's socket speaks another version, or not our protocol at all."""
 
 
+class NoAnswerError(LabError, TimeoutError):
+    """A lab's coordinator did not answer in time."""
+
+
 class NoSuchLabError(LabError):
     """No lab of that name (or none at all) is running for this user."""

@@ -125,8 +125,10 @@ class RunDir:
             self.path.parent.rmdir()  # the last lab to go takes the directory of labs along
 
 
-def base() -> Path:
-    """Directory of all of this user's labs: $XDG_RUNTIME_DIR/vswitch, else /tmp/vswitch-UID. Created if missing.
+def base(*, create: bool = False) -> Path:
+    """Directory of all of this user's labs: $XDG_RUNTIME_DIR/vswitch, else /tmp/vswitch-UID.
+
+    It need not exist, unless `create` asks for it.
 
     A runtime directory that is too long for a socket path in it, or not ours, is passed over. Raises LabError when the
     fallback belongs to somebody else.
@@ -135,10 +137,10 @@ def base() -> Path:
     if runtime and Path(runtime).is_absolute():
         candidate = Path(runtime) / "vswitch"
         fits = len(os.fsencode(candidate)) + 1 + MAX_NAME + len("-999") + _LONGEST_FILE <= _SOCKET_LIMIT
-        if fits and _make_private(candidate):
+        if fits and _is_private(candidate, create):
             return candidate
     fallback = Path(f"/tmp/vswitch-{os.getuid()}")
-    if not _make_private(fallback):
+    if not _is_private(fallback, create):
         raise LabError(
             f"{fallback} is not a directory that only you may use; remove it, or set XDG_RUNTIME_DIR to a private one"
         )
@@ -189,7 +191,7 @@ def _stage() -> Path:
     """Make a directory to be renamed into place."""
     while True:
         with contextlib.suppress(FileNotFoundError):  # a last lab going down has just taken the directory of labs along
-            return Path(tempfile.mkdtemp(prefix=".new-", dir=base()))
+            return Path(tempfile.mkdtemp(prefix=".new-", dir=base(create=True)))
 
 
 class AlreadyUpError(LabError):
@@ -211,7 +213,11 @@ def list_runs() -> list[tuple[RunDir, Run]]:
 
 
 def _scan(root: Path) -> Iterator[tuple[RunDir, Run]]:
-    for entry in os.scandir(root):
+    try:
+        entries = list(os.scandir(root))
+    except FileNotFoundError:
+        return
+    for entry in entries:
         if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
             continue
         run_dir = RunDir(Path(entry.path))
@@ -245,11 +251,14 @@ def _known(runs: list[tuple[RunDir, Run]]) -> str:
     return f"labs: {names}" if names else "no lab is up"
 
 
-def _make_private(path: Path) -> bool:
-    """Make `path` (0700) if missing; return whether it is a directory of ours that nobody else may enter."""
+def _is_private(path: Path, create: bool) -> bool:
+    """Return whether `path` is, or could be made (with `create`: is made), a directory only this user may enter."""
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        if create:
+            path.mkdir(mode=0o700, exist_ok=True)
         info = path.lstat()
+    except FileNotFoundError:
+        return not create and os.access(path.parent, os.W_OK | os.X_OK)
     except OSError:
         return False
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077

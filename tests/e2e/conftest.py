@@ -44,8 +44,8 @@ class Leftovers(NamedTuple):
 
     @classmethod
     def of(cls, runtime: Path) -> Leftovers:
-        """Look: processes whose environment names `runtime`, their network namespaces, and shared memory files."""
-        marker = f"XDG_RUNTIME_DIR={runtime}".encode()
+        """Look: processes of labs in `runtime`, by their run ids, their network namespaces, and shared memory files."""
+        mark = f"@{runtime}/vswitch".encode()
         processes, namespaces = set(), set()
         own = Path("/proc/self/ns/net").readlink()
         for entry in Path("/proc").iterdir():
@@ -53,7 +53,7 @@ class Leftovers(NamedTuple):
                 continue
             try:
                 environment = (entry / "environ").read_bytes().split(b"\0")
-                if marker in environment and any(v.startswith(b"VSWITCH_RUN=") for v in environment):
+                if any(v.startswith(b"VSWITCH_RUN=") and v.endswith(mark) for v in environment):
                     processes.add(int(entry.name))
                     namespace = (entry / "ns/net").readlink()
                     if namespace != own:

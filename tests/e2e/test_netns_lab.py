@@ -459,3 +459,78 @@ def test_environment_of_the_file_and_of_the_command_line_reach_the_command(
     lab_command.ok("up", "-q")
     shown = lab_command.ok("exec", "-e", "SIZE=2", "-w", "/usr", "b", "--", "sh", "-c", "echo $COLOUR $SIZE $PWD")
     assert shown == "red 2 /usr\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_no_harm(pair: LabCommand, closed: str) -> None:
+    command = " ".join(pair.argv("exec", "a", "--", "sh", "-c", "'cat; exit 4'"))
+    result = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],
+        env=pair.environment,
+        cwd=pair.cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 4, result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["ps", "exec a -- echo hi"])
+def test_full_disk_is_told_in_a_line(pair: LabCommand, verb: str) -> None:
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            pair.argv(*verb.split()),
+            env=pair.environment,
+            cwd=pair.cwd,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert b"No space left" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_terminated_exec_ends_with_its_command(pair: LabCommand) -> None:
+    command = pair.start("exec", "a", "--", "sh", "-c", "trap '' TERM; echo go; while :; do sleep 0.1; done")
+    assert command.stdout is not None
+    assert command.stdout.readline() == b"go\n"
+    command.send_signal(signal.SIGTERM)
+    command.communicate(timeout=20)
+    assert command.returncode == 128 + signal.SIGTERM
+
+
+def test_silent_coordinator_is_named_and_not_waited_for(pair: LabCommand) -> None:
+    (row,) = json.loads(pair.ok("ls", "-f", "json"))
+    os.kill(row["pid"], signal.SIGSTOP)
+    try:
+        result = pair("exec", "a", "--", "true")
+        assert result.returncode == 1
+        assert f"pid {row['pid']}) has not answered".encode() in result.stderr
+        assert b"unreachable" in pair("ls").stdout
+    finally:
+        os.kill(row["pid"], signal.SIGCONT)
+    pair.ok("exec", "a", "--", "true")
+
+
+@pytest.mark.parametrize("verb", [("logs", "-f"), ("events",)])
+def test_following_ends_when_the_reader_leaves(pair: LabCommand, verb: tuple[str, ...]) -> None:
+    command = pair.start(*verb)
+    assert command.stdout is not None
+    command.stdout.close()
+    assert command.stderr is not None
+    command.stderr.close()
+    command.wait(timeout=20)
+
+
+def test_host_has_a_small_environment_of_its_own(pair: LabCommand) -> None:
+    pair.ok("down")
+    pair.environment["SECRET"] = "s3cret"
+    pair.ok("up", "-q")
+    shown = pair.ok("exec", "a", "--", "env")
+    names = {line.partition("=")[0] for line in shown.splitlines()}
+    assert "SECRET" not in names
+    assert names <= {"PATH", "HOME", "LANG", "VSWITCH_RUN", "PWD", "SHLVL", "_"}
+    assert "s3cret" not in shown

@@ -8,18 +8,41 @@ import secrets
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from .conftest import PAIR, Leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
+
+
+def copy_installation(target: Path) -> None:
+    """Copy vswitch, as built, and every package it needs into the directory `target`."""
+    wanted, done = ["vswitch"], set[str]()
+    while wanted:
+        name = wanted.pop()
+        if name in done:
+            continue
+        done.add(name)
+        distribution = metadata.distribution(name)
+        for text in distribution.requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted.append(requirement.name)
+        for file in distribution.files or []:
+            if ".." not in file.parts and file.suffix != ".pyc" and not file.name.startswith("_editable"):
+                to = target / file
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(distribution.locate_file(file)), to)
+    shutil.copytree(ROOT / "vswitch", target / "vswitch", ignore=shutil.ignore_patterns("*.pyc"), dirs_exist_ok=True)
+    subprocess.run(["chmod", "-R", "a+rX", target], check=True)
 
 
 class User:
@@ -37,7 +60,7 @@ class User:
         self.python = self._python()
 
     def _python(self) -> list[str]:
-        """A Python this user may run, seeing the packages of the one that runs the tests."""
+        """A Python this user may run, with copies of our packages: what root installed may be out of its reach."""
         prefix = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups", "--inh-caps=-all"]
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         for base in (sys.executable, "/usr/bin/python3", f"/usr/bin/python{version}"):
@@ -46,8 +69,7 @@ class User:
             result = subprocess.run([*prefix, "sh", "-c", make], capture_output=True, text=True, check=False)
             if result.returncode == 0 and version in result.stdout:
                 (packages,) = (self.home / "venv").glob("lib/python*/site-packages")
-                there = sysconfig.get_path("purelib")
-                (packages / "tests.pth").write_text(f"import site; site.addsitedir({there!r})\n")
+                copy_installation(packages)
                 return [*prefix, f"{self.home}/venv/bin/python", "-m", "vswitch"]
             shutil.rmtree(self.home / "venv", ignore_errors=True)
         pytest.fail(f"no Python {version} that another user may run")

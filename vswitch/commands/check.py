@@ -38,7 +38,10 @@ def command(lab: str | None, form: str, names: tuple[str, ...]) -> None:
             begun = time.monotonic()
             while True:
                 left = wanted.within - (time.monotonic() - begun)
-                code, output = client.run(wanted.node, ("sh", "-c", wanted.run), timeout=max(left, 0.001))
+                try:
+                    code, output = client.run(wanted.node, ("sh", "-c", wanted.run), timeout=max(left, 0.001))
+                except LabError as error:
+                    code, output = None, str(error).encode()
                 if code == 0 or time.monotonic() + _RETRY - begun >= wanted.within:
                     break
                 client.pause(_RETRY)

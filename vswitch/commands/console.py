@@ -18,7 +18,7 @@ def command(lab: str | None, node: str) -> None:
     from ..coordinator.client import Client
     from ..errors import LabError
     from ..rundir import find
-    from .terminal import join, terminal_size
+    from .terminal import join, terminal_environment, terminal_size
 
     run_dir, run = find(lab)
     with Client(run_dir) as client:
@@ -28,7 +28,8 @@ def command(lab: str | None, node: str) -> None:
         if known[node].driver == "netns":
             shell = ("sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
             size = terminal_size() if sys.stdin.isatty() else None
-            request: protocol.Operation = protocol.Exec(node, shell, {}, None, size)
+            environment = terminal_environment() if size else {}
+            request: protocol.Operation = protocol.Exec(node, shell, environment, None, size)
             sys.exit(join(client, request, raw=size is not None))
         click.echo(f"attached to {node}'s console; Ctrl-] leaves it", err=True)
         sys.exit(join(client, protocol.Console(node), raw=True, detachable=True))

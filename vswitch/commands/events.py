@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .listing import format_option
+from .listing import format_option, reader_gone
 from .running_lab import lab_option
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def command(lab: str | None, form: str) -> None:
             for news in client.follow():
                 if isinstance(news, Event):
                     click.echo(msgspec.json.encode(news) if form == "json" else line(news))
+                elif reader_gone():
+                    break
         except NoSuchLabError:
             click.echo(f"lab {run.name} is gone", err=True)
         except KeyboardInterrupt:

@@ -29,13 +29,13 @@ def command(
     from ..coordinator import protocol
     from ..coordinator.client import Client
     from ..rundir import find
-    from .terminal import join, terminal_size
+    from .terminal import join, terminal_environment, terminal_size
 
     if argv[0] == "--":
         argv = argv[1:]
     if not argv:
         raise click.UsageError("say what to run: lab exec NODE -- COMMAND")
-    environment = {}
+    environment = terminal_environment() if tty else {}
     for setting in env:
         key, equals, value = setting.partition("=")
         if not equals or not key:

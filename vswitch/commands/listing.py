@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import select
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -39,11 +42,19 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, empt
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     # Not on a terminal: lines are never folded, so that grep and awk see one row a line.
-    console = Console(width=None if terminal else 10_000, markup=False, highlight=False, emoji=False)
-    with console.capture() as text:
-        console.print(table, soft_wrap=not terminal)
-    for line in text.get().splitlines():
+    text = io.StringIO()
+    width = shutil.get_terminal_size().columns if terminal else 10_000
+    console = Console(file=text, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False)
+    console.print(table, soft_wrap=not terminal)
+    for line in text.getvalue().splitlines():
         click.echo(line.rstrip())
+
+
+def reader_gone() -> bool:
+    """Whether whoever read our standard output has closed it; verbs that go on printing ask now and then."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import click
 
+from .listing import reader_gone
 from .running_lab import lab_option, node_argument
 
 
@@ -42,6 +43,8 @@ def command(lab: str | None, follow: bool, tail: int | None, node: str | None) -
                 for _ in client.follow():  # about ten times a second, and at once when something happens
                     for source in tails:
                         source.print_new()
+                    if reader_gone():
+                        return
         except (NoSuchLabError, KeyboardInterrupt):
             pass
     for source in tails:

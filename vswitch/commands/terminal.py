@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 
@@ -18,6 +20,8 @@ from ..coordinator.client import Client
 from ..errors import LabError, ProtocolError
 
 _READ = 32 * 1024
+_SILENCE = 10.0  # s
+_GRACE = 1.0  # s the command has to end by itself once we are told to
 _DETACH = b"\x1d"  # Ctrl-], telnet's
 
 
@@ -28,6 +32,11 @@ def terminal_size() -> tuple[int, int]:
             size = os.get_terminal_size(fd)
             return size.lines, size.columns
     return 24, 80
+
+
+def terminal_environment() -> dict[str, str]:
+    """What a command on this terminal must know of it."""
+    return {"TERM": os.environ.get("TERM", "dumb")}
 
 
 def join(client: Client, operation: protocol.Operation, *, raw: bool, detachable: bool = False) -> int:
@@ -55,6 +64,9 @@ class _Session:
         self._credit = protocol.WINDOW
         self._input_open = True
         self._interrupts = 0
+        self._ended_by = 0  # a signal that ends us, too
+        self._end = math.inf  # when, by the monotonic clock
+        self._heard = time.monotonic()
 
     def _send(self, operation: protocol.Operation) -> None:
         self._client.send(operation, self._number)
@@ -69,14 +81,19 @@ class _Session:
                 poller.register(0, zmq.POLLIN)
             elif 0 in poller:
                 poller.unregister(0)
-            ready = dict(poller.poll(1000))
+            ready = dict(poller.poll(200))
+            now = time.monotonic()
             if not ready:
                 self._client.check_alive()
             if wake in ready:
                 self._signalled(os.read(wake, 64))
-                if self._interrupts > 1:
-                    self._send(protocol.Hangup())
-                    return 128 + signal.SIGINT
+            if self._interrupts > 1 or now > self._end:
+                self._send(protocol.Hangup())
+                return 128 + (self._ended_by or signal.SIGINT)
+            if self._client.socket in ready:
+                self._heard = now
+            elif now - self._heard > _SILENCE:  # open streams are told every second that they are alive
+                raise self._client.no_answer(_SILENCE)
             if self._client.socket in ready:
                 code = self._replies()
                 if code is not None:
@@ -94,7 +111,7 @@ class _Session:
             match reply.answer:
                 case protocol.Output(stream, data):
                     self._print(1 if stream == "stdout" else 2, data)
-                    self._send(protocol.Ack(len(data)))
+                    self._send(protocol.Ack(protocol.cost(data)))
                 case protocol.Ack(size):
                     self._credit += size
                 case protocol.Exited(code):
@@ -109,7 +126,7 @@ class _Session:
         try:
             while data:
                 data = data[os.write(fd, data) :]
-        except BrokenPipeError:
+        except OSError:
             self._send(protocol.Hangup())
             raise
 
@@ -122,7 +139,7 @@ class _Session:
         if self._detachable and _DETACH in data:
             return False
         if data:
-            self._credit -= len(data)
+            self._credit -= protocol.cost(data)
         else:
             self._input_open = False
         self._send(protocol.Input(data))
@@ -135,6 +152,8 @@ class _Session:
             else:
                 self._interrupts += number == signal.SIGINT
                 self._send(protocol.Signal(number))
+                if number in (signal.SIGTERM, signal.SIGHUP):
+                    self._ended_by, self._end = number, time.monotonic() + _GRACE
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ def _own(run_dir: RunDir, lifeline: socket.socket) -> None:
         await coordinator.serve()
 
     asyncio.run(serve())
+    run_dir.remove()  # not after an error: whoever sweeps up should be able to read the log before
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
+import msgspec
 import zmq
 
-from ..errors import LabError, NoSuchLabError
+from ..errors import LabError, NoAnswerError, NoSuchLabError
 from ..rundir import RunDir
 from . import protocol
 from .protocol import Answer, Event, LabStatus, Operation, Reply, Request
+
+_MAX_OUTPUT = 64 * 1024
 
 
 class Client:
@@ -49,13 +52,21 @@ class Client:
         return number
 
     def receive(self, timeout: float | None = None) -> Reply:
-        """Wait for the next reply. Raises TimeoutError after `timeout` seconds, NoSuchLabError if the lab dies."""
+        """Wait for the next reply. Raises NoAnswerError after `timeout` seconds, NoSuchLabError if the lab dies."""
         end = None if timeout is None else time.monotonic() + timeout
         while not self.socket.poll(250 if end is None else max(0, min(250, int((end - time.monotonic()) * 1000)))):
             self.check_alive()
             if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"no answer from the coordinator of lab {self.run_dir.name!r} within {timeout:g} s")
+                raise self.no_answer(timeout or 0)
         return protocol.unpack_reply(self.socket.recv_multipart())
+
+    def no_answer(self, seconds: float) -> NoAnswerError:
+        """The error to raise when nothing has been heard for `seconds`."""
+        pid = self.run_dir.run().owner.pid
+        return NoAnswerError(
+            f"the coordinator of lab {self.run_dir.name!r} (pid {pid}) has not answered for {seconds:g} s; "
+            "if it never will, kill it, then: lab gc"
+        )
 
     def check_alive(self) -> None:
         """Raise NoSuchLabError when the coordinator has died or its lab was taken down."""
@@ -80,7 +91,10 @@ class Client:
         return answer
 
     def run(self, node: str, argv: tuple[str, ...], timeout: float) -> tuple[int | None, bytes]:
-        """Run a command in `node` without input; return (exit code or None after `timeout` seconds, its output)."""
+        """Run a command in `node` without input; return (exit code or None after `timeout` seconds, its output).
+
+        Of long output only the end is kept. Raises LabError when the command cannot be started.
+        """
         number = self.send(protocol.Exec(node, argv))
         self.send(protocol.Input(b""), number)
         output = bytearray()
@@ -88,15 +102,15 @@ class Client:
         while True:
             try:
                 reply = self.receive(max(0.0, end - time.monotonic()))
-            except TimeoutError:
+            except NoAnswerError:
                 self.send(protocol.Hangup(), number)
                 return None, bytes(output)
             if reply.number != number:
                 continue
             match reply.answer:
                 case protocol.Output(_, data):
-                    output += data
-                    self.send(protocol.Ack(len(data)), number)
+                    output = (output + data)[-_MAX_OUTPUT:]
+                    self.send(protocol.Ack(protocol.cost(data)), number)
                 case protocol.Exited(code):
                     return code, bytes(output)
                 case protocol.Failed(message):
@@ -110,12 +124,14 @@ class Client:
                 self.socket.recv_multipart()
 
     def follow(self) -> Iterator[LabStatus | Event | None]:
-        """Yield the status now, then every event after it without a gap; None about every 0.1 s of quiet.
+        """Yield the status now, then every event after it; None about every 0.1 s of quiet.
 
-        Raises NoSuchLabError when the lab goes away.
+        Should events have been lost, because they came faster than we took them, the status is yielded anew in their
+        place. Raises NoSuchLabError when the lab goes away.
         """
         events = self._context.socket(zmq.SUB)
         events.setsockopt(zmq.SUBSCRIBE, b"")
+        events.setsockopt(zmq.RCVHWM, 0)
         events.setsockopt(zmq.RECONNECT_IVL, 10)
         events.connect(f"ipc://{self.run_dir.events_socket}")
         try:
@@ -130,7 +146,11 @@ class Client:
                     yield None
                     continue
                 event = protocol.unpack_event(events.recv_multipart())
-                if event.sequence > status.sequence:
+                if event.sequence == status.sequence + 1:
+                    status = msgspec.structs.replace(status, sequence=event.sequence)
                     yield event
+                elif event.sequence > status.sequence:
+                    status = self.status(timeout=None)
+                    yield status
         finally:
             events.close(linger=0)

@@ -22,7 +22,14 @@ from ..errors import ProtocolError
 VERSION = 1
 WINDOW = 256 * 1024
 """Bytes of a stream that may be under way, unacknowledged, in one direction."""
+_LEAST_COST = 256
 MAX_MESSAGE = 1 << 20
+
+
+def cost(data: bytes) -> int:
+    """What `data` takes of a stream's window: at least 256 bytes, so that tiny messages are bounded in number, too."""
+    return max(len(data), _LEAST_COST)
+
 
 _HEADER = struct.Struct("!4sH")
 _MAGIC = b"VSW\0"
@@ -96,7 +103,7 @@ class Signal(_Message, frozen=True):
 
 
 class Ack(_Message, frozen=True):
-    """`size` more bytes of the stream have been consumed (sent by either side)."""
+    """`size` more of the stream's window (see `cost`) is free again (sent by either side)."""
 
     size: int
 

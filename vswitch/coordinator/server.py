@@ -31,6 +31,8 @@ from .supervise import Child, describe_exit, spawn_task
 log = logging.getLogger(__name__)
 
 _MAX_STREAMS = 1024
+_MAX_UNREAD = 4 * protocol.WINDOW // protocol.cost(b"")  # replies a client may leave unread: four streams' windows
+_MAX_UNREAD_EVENTS = 100_000
 
 _ClientId = bytes
 
@@ -75,7 +77,7 @@ class Coordinator:
         }
 
     async def serve(self) -> None:
-        """Bring the lab up, answer clients, and return once it has been taken down and nothing of it is left."""
+        """Bring the lab up, answer clients, and return once it has been taken down and only its directory is left."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
@@ -98,10 +100,11 @@ class Coordinator:
                 receiver.cancel()
             loop.remove_reader(self._lifeline.fileno())
             self._context.destroy(linger=500)
-            self._run_dir.remove()
 
     def _bind(self) -> None:
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.SNDHWM, _MAX_UNREAD)
+        self._events.setsockopt(zmq.SNDHWM, _MAX_UNREAD_EVENTS)
         self._router.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE)
         self._router.setsockopt(zmq.LINGER, 500)
         self._events.setsockopt(zmq.XPUB_WELCOME_MSG, protocol.HEADER)
@@ -167,9 +170,9 @@ class Coordinator:
         log.info("%s %s: %s %s", event.what, event.name, event.state, event.cause)
 
     async def _reply(self, client: _ClientId, number: int, answer: Answer) -> None:
-        """Send a reply. Raises ConnectionError when the client is gone."""
+        """Send a reply. Raises ConnectionError when the client is gone, or has long stopped reading."""
         try:
-            await self._router.send_multipart([client, *protocol.pack(Reply(number, answer))])
+            await self._router.send_multipart([client, *protocol.pack(Reply(number, answer))], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             raise ConnectionError(str(error)) from None
 

@@ -17,6 +17,7 @@ from .protocol import Ack, Answer, Exited, Failed, Input, Output, Resize, Signal
 
 _KEEPALIVE = 1.0
 _MAX_PIECE = 64 * 1024
+_MAX_QUEUED = 10_000
 
 Send = Callable[[Answer], Awaitable[None]]
 """Sends one reply of the stream; raises ConnectionError once the client is gone."""
@@ -32,6 +33,7 @@ class Stream:
         self._credit = protocol.WINDOW
         self._acknowledged = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._hung_up = False
 
     def handle(self, operation: Input | Resize | Signal | Ack) -> None:
         """Take a message of the client's. One that sends more input than its window allows loses the stream."""
@@ -40,19 +42,22 @@ class Stream:
             self._acknowledged.set()
             return
         if isinstance(operation, Input):
-            self._queued += len(operation.data)
-        if self._queued > 2 * protocol.WINDOW or self._inbox.qsize() > 10_000:
+            self._queued += protocol.cost(operation.data)
+        if self._queued > 2 * protocol.WINDOW or self._inbox.qsize() > _MAX_QUEUED:
             self.hang_up()
         else:
             self._inbox.put_nowait(operation)
 
     def hang_up(self) -> None:
-        """End the stream."""
+        """End the stream, also one that has not begun yet."""
+        self._hung_up = True
         if self._task is not None:
             self._task.cancel()
 
     async def run(self, work: Callable[[], Awaitable[int]]) -> None:
         """Run `work` (which returns the exit code), telling the client how it began and ended."""
+        if self._hung_up:
+            return
         self._task = asyncio.current_task()
         try:
             async with asyncio.TaskGroup() as group:
@@ -100,8 +105,8 @@ class Stream:
                     case Signal(number):
                         await session.signal(number)
             if isinstance(operation, Input) and operation.data:
-                self._queued -= len(operation.data)
-                await self._send(Ack(len(operation.data)))
+                self._queued -= protocol.cost(operation.data)
+                await self._send(Ack(protocol.cost(operation.data)))
 
     async def console(self, driver: Driver, console: ConsoleLog) -> int:
         """Show a console and type on it until the client hangs up."""
@@ -123,9 +128,9 @@ class Stream:
         while True:
             operation = await self._inbox.get()
             if isinstance(operation, Input) and operation.data:
-                self._queued -= len(operation.data)
+                self._queued -= protocol.cost(operation.data)
                 await driver.console_write(operation.data)
-                await self._send(Ack(len(operation.data)))
+                await self._send(Ack(protocol.cost(operation.data)))
 
     async def _output(self, stream: str, data: bytes) -> None:
         for start in range(0, len(data), _MAX_PIECE):
@@ -133,5 +138,5 @@ class Stream:
             while self._credit <= 0:
                 self._acknowledged.clear()
                 await self._acknowledged.wait()
-            self._credit -= len(piece)
+            self._credit -= protocol.cost(piece)
             await self._send(Output(stream, piece))

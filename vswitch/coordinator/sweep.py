@@ -6,13 +6,17 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import NoSuchLabError
 from ..rundir import RUN_ENV, RunDir, base, list_runs
 
 _KILL_WAIT = 5000  # ms
+_ROUNDS = 20
+_STAGING_LIMIT = 60  # s; staging takes milliseconds
 
 
 class Swept(NamedTuple):
@@ -32,25 +36,38 @@ def crashed() -> Iterator[RunDir]:
 def sweep(run_dir: RunDir) -> Swept:
     """Kill what is left of a crashed lab and delete its directory. Only processes carrying its run id are touched."""
     run = run_dir.run()
-    pids = tuple(_processes_of(run.run_id))
-    _kill(pids)
+    pids = _kill_all(lambda: [pid for pid, run_id in _marked() if run_id == run.run_id])
     run_dir.remove()
     return Swept(run.name, pids)
 
 
 def sweep_orphans() -> Swept:
-    """Kill this user's processes of labs that have lost their directory, and delete half-removed directories."""
-    known = {run.run_id for _, run in list_runs()}
+    """Kill this user's processes of labs that have lost their directory; delete directories half made or removed."""
     ours = f"@{base()}"
-    pids = tuple(pid for pid, run_id in _marked() if run_id.endswith(ours) and run_id not in known)
-    _kill(pids)
+
+    def orphans() -> list[int]:
+        marked = [(pid, run_id) for pid, run_id in _marked() if run_id.endswith(ours)]
+        # Read after the processes: a lab that starts meanwhile has its directory before its first process.
+        known = {run.run_id for _, run in list_runs()}
+        return [pid for pid, run_id in marked if run_id not in known]
+
+    pids = _kill_all(orphans)
     for entry in base().glob(".gone-*"):
         RunDir(entry).remove()
+    for entry in base().glob(".new-*"):
+        if _abandoned(RunDir(entry)):
+            RunDir(entry).remove()
     return Swept("(no lab)", pids)
 
 
-def _processes_of(run_id: str) -> Iterator[int]:
-    return (pid for pid, marked in _marked() if marked == run_id)
+def _abandoned(staged: RunDir) -> bool:
+    """Whether nobody will rename a staged directory into place any more."""
+    try:
+        return not staged.run().owner.alive()
+    except NoSuchLabError:
+        with contextlib.suppress(OSError):
+            return time.time() - staged.path.stat().st_mtime > _STAGING_LIMIT
+        return False
 
 
 def _marked() -> Iterator[tuple[int, str]]:
@@ -79,7 +96,19 @@ def _forebears() -> Iterator[int]:
         pid = int(text[text.rindex(b")") + 2 :].split()[1])
 
 
-def _kill(pids: tuple[int, ...]) -> None:
+def _kill_all(find: Callable[[], list[int]]) -> tuple[int, ...]:
+    """Kill what `find` finds until it finds nothing: a process may have forked while it was being killed."""
+    killed: list[int] = []
+    for _ in range(_ROUNDS):
+        pids = find()
+        if not pids:
+            break
+        _kill(pids)
+        killed += pids
+    return tuple(dict.fromkeys(killed))
+
+
+def _kill(pids: list[int]) -> None:
     """Kill processes and wait until they are gone."""
     for pid in pids:
         try:

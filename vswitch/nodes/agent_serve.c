@@ -192,13 +192,14 @@ static bool take_strings(char **array, size_t count, char **at, const char *end)
 }
 
 /* End a session that never began, as a shell would. */
-static void refuse(uint32_t id, const char *what, int error)
+/* End a command that cannot be run as a shell would: `code` is 127 for a missing program, else 126. */
+static void refuse(uint32_t id, uint32_t code, const char *what, int error)
 {
 	char text[512];
 	int len = snprintf(text, sizeof(text), "vswitch: %.400s: %s\n", what, strerror(error));
 
 	put_frame(id, FRAME_STDERR, text, (size_t)len);
-	put_number(id, FRAME_EXIT, error == ENOENT ? 127 : 126);
+	put_number(id, FRAME_EXIT, code);
 }
 
 static void handle_exec(uint32_t id, const uint8_t *payload, size_t len)
@@ -214,12 +215,14 @@ static void handle_exec(uint32_t id, const uint8_t *payload, size_t len)
 	while (s < sessions + MAX_SESSIONS && s->used)
 		s++;
 	if (s == sessions + MAX_SESSIONS) {
-		refuse(id, "too many commands at once", EAGAIN);
+		refuse(id, 126, "too many commands at once", EAGAIN);
 	} else if (!argv || !changes || argc == 0 || !take_strings(directory, 1, &at, end) ||
 		   !take_strings(argv, argc, &at, end) || !take_strings(changes, envc, &at, end)) {
-		refuse(id, "malformed request", EINVAL);
-	} else if (directory[0][0] && (stat(directory[0], &status) < 0 || !S_ISDIR(status.st_mode))) {
-		refuse(id, directory[0], ENOTDIR);
+		refuse(id, 126, "malformed request", EINVAL);
+	} else if (directory[0][0] && stat(directory[0], &status) < 0) {
+		refuse(id, 126, directory[0], errno);
+	} else if (directory[0][0] && !S_ISDIR(status.st_mode)) {
+		refuse(id, 126, directory[0], ENOTDIR);
 	} else {
 		*s = (struct session){ .id = id, .tty = payload[0], .fd = { -1, -1, -1 }, .deadline = NEVER };
 		const char *into = directory[0][0] ? directory[0] : NULL;
@@ -236,7 +239,7 @@ static void handle_exec(uint32_t id, const uint8_t *payload, size_t len)
 		if (error) {
 			close_session_fds(s);
 			free(s->in);
-			refuse(id, argv[0], error);
+			refuse(id, error == ENOENT ? 127 : 126, argv[0], error);
 		}
 	}
 	free(argv);

@@ -42,6 +42,13 @@ _UP_PAUSE, _UP_TRIES = 0.001, 1000  # s
 _STDERR = 2  # ours, which goes to the lab's log
 _STOP_GRACE = 2.0  # s
 
+# What commands in a host find set, whoever brought the lab up; more comes from `env` in the lab file.
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": str(Path.home()),
+    "LANG": "C.UTF-8",
+}
+
 # Stepping into a namespace concerns one thread, and pyroute2 runs an event loop of its own: one thread does both.
 _netlink_thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
 _veth_numbers = itertools.count()
@@ -76,6 +83,7 @@ class NetnsDriver(Driver):
                 [*argv, "--hosts", self.context.hosts_file],
                 run_id=self.context.run_id,
                 pass_fds=[theirs.fileno()],
+                env=_ENVIRONMENT,
                 output=_STDERR,
             )
         spawn_task(self._watch(self._child))

@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from vswitch import rundir
+from vswitch.coordinator import sweep as sweep_module
 from vswitch.coordinator.supervise import Child, describe_exit
 from vswitch.coordinator.sweep import crashed, sweep, sweep_orphans
 
@@ -76,3 +78,39 @@ def test_sweep_kills_only_processes_of_that_lab(runtime_dir: Path, monkeypatch: 
         for process in (mine, others, orphan, stranger):
             process.kill()
             process.wait()
+
+
+def test_lab_that_starts_while_orphans_are_looked_for_is_left_alone(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_dir))
+    look = sweep_module._marked
+    started: list[subprocess.Popen[bytes]] = []
+
+    def look_while_a_lab_starts() -> Iterator[tuple[int, str]]:
+        if not started:
+            _, run = rundir.claim("new", "/n/lab.yaml", version="0", exact=True)
+            started.append(subprocess.Popen(["sleep", "1000"], env={**os.environ, "VSWITCH_RUN": run.run_id}))
+            yield started[0].pid, run.run_id
+        yield from look()
+
+    monkeypatch.setattr(sweep_module, "_marked", look_while_a_lab_starts)
+    try:
+        assert sweep_orphans().pids == ()
+        assert started[0].poll() is None
+    finally:
+        started[0].kill()
+        started[0].wait()
+
+
+def test_abandoned_staging_directory_is_swept_and_one_in_use_is_not(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_dir))
+    base = rundir.base(create=True)
+    _, run = rundir.claim("x", "/x/lab.yaml", version="0", exact=True)
+    for name, owner in ((".new-used", run.owner), (".new-dead", msgspec.structs.replace(run.owner, start_ticks=1))):
+        (base / name).mkdir()
+        rundir.RunDir(base / name).write_run(msgspec.structs.replace(run, owner=owner))
+    sweep_orphans()
+    assert sorted(entry.name for entry in base.glob(".new-*")) == [".new-used"]

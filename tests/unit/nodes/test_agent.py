@@ -122,7 +122,8 @@ def test_program_that_cannot_be_started_ends_as_in_a_shell(tmp_path: Path) -> No
             for request, code, reason in (
                 (ExecRequest(argv=("no-such-program",)), 127, b"no-such-program: No such file"),
                 (ExecRequest(argv=("/etc/passwd",)), 126, b"/etc/passwd: Permission denied"),
-                (ExecRequest(argv=("true",), cwd="/nowhere"), 126, b"/nowhere: Not a directory"),
+                (ExecRequest(argv=("true",), cwd="/nowhere"), 126, b"/nowhere: No such file"),
+                (ExecRequest(argv=("true",), cwd="/etc/passwd"), 126, b"/etc/passwd: Not a directory"),
                 (ExecRequest(argv=("true",), env={"PATH": str(tmp_path)}), 127, b"true: No such file"),
             ):
                 ended, out, err = await run_to_end(host.channel.exec(request))
