@@ -87,6 +87,7 @@ def main() -> None:
         with contextlib.suppress(OSError):
             place = f": {error.filename}" if error.filename is not None else ""
             click.echo(f"lab: {error.strerror or error}{place}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written is not tried again at exit
         sys.exit(1)
 
 
