@@ -22,7 +22,7 @@ def _why_no_tun() -> str | None:
     return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "needs /dev/net/tun"
 
 
-def _why_no_userns() -> str | None:
+def _why_no_namespaces() -> str | None:
     from vswitch.namespace import probe
 
     return probe()
@@ -36,7 +36,7 @@ def _why_no_qemu() -> str | None:
     return None if built_image() is not None else "needs the guest image (lab image build)"
 
 
-_REASONS = {"root": _why_no_root, "tun": _why_no_tun, "userns": _why_no_userns, "qemu": _why_no_qemu}
+_REASONS = {"root": _why_no_root, "tun": _why_no_tun, "namespaces": _why_no_namespaces, "qemu": _why_no_qemu}
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ from vswitch.coordinator.protocol import Request
 from vswitch.errors import LabError
 from vswitch.rundir import RunDir
 
-pytestmark = pytest.mark.root
+pytestmark = pytest.mark.namespaces
 
 
 @pytest.fixture

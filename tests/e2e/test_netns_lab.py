@@ -17,7 +17,7 @@ from tests.conftest import LabCommand, processes_of
 
 from .conftest import PAIR, Leftovers
 
-pytestmark = pytest.mark.root
+pytestmark = pytest.mark.namespaces
 
 LabFile = Callable[..., Path]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import LabCommand
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.namespaces, pytest.mark.qemu, pytest.mark.timeout(180)]
 
 LabFile = Callable[..., Path]
 

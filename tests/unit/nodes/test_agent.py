@@ -22,7 +22,7 @@ from .conftest import Host, descendants, running_host
 
 AS_ROOT = os.geteuid() == 0
 BEFORE = () if AS_ROOT else ("unshare", "--user", "--map-root-user")
-needs_namespaces = pytest.mark.root if AS_ROOT else pytest.mark.userns
+needs_namespaces = pytest.mark.root if AS_ROOT else pytest.mark.namespaces
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -72,7 +72,7 @@ def gone(pids: set[int]) -> bool:
     "before",
     [
         pytest.param((), marks=pytest.mark.root, id="root"),
-        pytest.param(("unshare", "--user", "--map-root-user", "--net"), marks=pytest.mark.userns, id="user-namespace"),
+        pytest.param(("unshare", "--user", "--map-root-user", "--net"), marks=pytest.mark.namespaces, id="user-namespace"),
     ],
 )
 def test_host_has_its_own_name_hosts_processes_and_interfaces(tmp_path: Path, before: tuple[str, ...]) -> None:
@@ -142,7 +142,9 @@ def test_program_that_cannot_be_started_ends_as_in_a_shell(tmp_path: Path) -> No
 def test_terminal_has_a_size_that_changes_and_delivers_interrupts() -> None:
     async def test() -> None:
         async with running_host(before=BEFORE) as host:
-            session = await start(host, "tty; stty size; read x; stty size; sleep 60", tty=(33, 77))
+            # The trap, because a shell that is interrupted while a command is just ending goes on with the next.
+            script = "trap 'exit 130' INT; tty; stty size; read x; stty size; sleep 60"
+            session = await start(host, script, tty=(33, 77))
             assert b"33 77\r\n" in await read_until(session, b"33 77\r\n")
             await session.resize(50, 132)
             await session.write(b"\n")

@@ -136,7 +136,7 @@ def test_packet_port_whose_device_is_deleted_closes(lan: Lan) -> None:
         assert lan.next_event() == (port, "closed", "the device is gone")
 
 
-@pytest.mark.userns
+@pytest.mark.namespaces
 def test_packet_ports_need_no_root() -> None:
     """All of the above in an unprivileged user namespace, as a lab without root has it."""
     if os.environ.get("VSWITCH_TEST_IN_USERNS"):
