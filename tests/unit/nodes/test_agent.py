@@ -22,7 +22,7 @@ from .conftest import Host, descendants, running_host
 
 AS_ROOT = os.geteuid() == 0
 BEFORE = () if AS_ROOT else ("unshare", "--user", "--map-root-user")
-needs_namespaces = pytest.mark.root if AS_ROOT else pytest.mark.namespaces
+needs_namespaces = pytest.mark.namespaces
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
