@@ -72,7 +72,9 @@ def gone(pids: set[int]) -> bool:
     "before",
     [
         pytest.param((), marks=pytest.mark.root, id="root"),
-        pytest.param(("unshare", "--user", "--map-root-user", "--net"), marks=pytest.mark.namespaces, id="user-namespace"),
+        pytest.param(
+            ("unshare", "--user", "--map-root-user", "--net"), marks=pytest.mark.namespaces, id="user-namespace"
+        ),
     ],
 )
 def test_host_has_its_own_name_hosts_processes_and_interfaces(tmp_path: Path, before: tuple[str, ...]) -> None:
