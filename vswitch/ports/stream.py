@@ -46,11 +46,14 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
         return []
 
     async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
-        """Listen or connect, for good. Raises OSError when listening is impossible."""
+        """Listen or connect, for good. Raises FabricError when listening is impossible."""
         for problem in self.problems():
             raise FabricError(problem)
         if self.listen is not None:
-            await _serve_clients(self.listen, attach, status)
+            try:
+                await _serve_clients(self.listen, attach, status)
+            except OSError as error:
+                raise FabricError(f"listening on {self.listen}: {error.strerror}") from None
         elif self.connect is not None:
             await _stay_connected(self.connect, attach, status)
 

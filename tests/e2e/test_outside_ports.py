@@ -1,0 +1,83 @@
+"""Ports of a lab's switch that face outside it: a peer in the host's namespace speaks QEMU's framing with a host."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LabCommand
+
+pytestmark = pytest.mark.namespaces
+
+OWN_MAC, OWN_ADDRESS = bytes.fromhex("020000000009"), socket.inet_aton("10.0.0.77")
+ARP_REQUEST = (
+    b"\xff" * 6 + OWN_MAC + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+    + OWN_MAC + OWN_ADDRESS + bytes(6) + socket.inet_aton("10.0.0.1")
+)  # fmt: skip
+
+
+def lab_text(ports: str) -> str:
+    return (
+        f"name: outside\nnetworks: {{lan0: {{subnet: 10.0.0.0/24, ports: {ports}}}}}\n"
+        "nodes: {a: {kind: netns}}\nlinks: [[a:eth0, lan0]]\n"
+    )
+
+
+def ask_for_a(sock: socket.socket) -> str:
+    """Ask who has 10.0.0.1; return the address of whoever answers."""
+    sock.settimeout(20)
+    sock.sendall(struct.pack("!I", len(ARP_REQUEST)) + ARP_REQUEST)
+    while True:
+        (length,) = struct.unpack("!I", sock.recv(4, socket.MSG_WAITALL))
+        frame = sock.recv(length, socket.MSG_WAITALL)
+        if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2":
+            return socket.inet_ntoa(frame[28:32])
+
+
+def test_peers_connect_over_tcp_and_unix_and_reach_a_host(
+    lab_command: LabCommand, lab_file: Callable[..., Path], runtime_dir: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = runtime_dir / "p"
+    lab_file(
+        lab_text(f"{{t: {{type: stream, listen: '127.0.0.1:{port}'}}, u: {{type: stream, listen: 'unix:{path}'}}}}")
+    )
+    lab_command.ok("up", "-q")
+    for _ in range(2):  # a peer that comes again is served again
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            assert ask_for_a(peer) == "10.0.0.1"
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+        assert ask_for_a(peer) == "10.0.0.1"
+        ports = {row["port"]: row for row in json.loads(lab_command.ok("stats", "-f", "json"))}
+        assert ports["u#1"]["state"] == "up"
+        assert ports["u#1"]["rx_frames"] == 1
+        assert ports["t"]["state"] == "listening"
+    lab_command.ok("down")
+    assert not path.exists()
+
+
+def test_lab_connects_to_a_peer_outside(lab_command: LabCommand, lab_file: Callable[..., Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        lab_file(lab_text(f"{{c: {{type: stream, connect: '127.0.0.1:{server.getsockname()[1]}'}}}}"))
+        lab_command.ok("up", "-q")
+        for _ in range(2):  # it comes back after the peer has dropped it
+            peer, _ = server.accept()
+            with peer:
+                assert ask_for_a(peer) == "10.0.0.1"
+
+
+def test_address_in_use_is_named(lab_command: LabCommand, lab_file: Callable[..., Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        lab_file(lab_text(f"{{t: {{type: stream, listen: '{address}'}}}}"))
+        result = lab_command("up")
+    assert result.returncode == 1
+    assert f"network lan0, port t: listening on {address}: Address already in use".encode() in result.stderr
