@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from .errors import LabError
+from .errors import LabError, LabFileError
 
 # verb -> its line in `lab --help`; the module is commands/<verb>.py.
 VERBS = {
@@ -81,7 +81,9 @@ def main() -> None:
     try:
         lab(prog_name="lab")
     except LabError as error:
-        click.echo(f"lab: {error}" if "\n" not in str(error) else str(error), err=True)
+        # Mistakes in a file are left as they are: editors and CI find their file:line:column at the line's beginning.
+        plain = isinstance(error, LabFileError) or "\n" in str(error)
+        click.echo(str(error) if plain else f"lab: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a directory that may not be written: the system's own words say it
         with contextlib.suppress(OSError):

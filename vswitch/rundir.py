@@ -236,7 +236,10 @@ def find(name: str | None) -> tuple[RunDir, Run]:
             if run.name == name:
                 return run_dir, run
         raise NoSuchLabError(f"no lab {name!r} is up; {_known(runs)}")
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # somebody has deleted it
+        here = ""
     local = [item for item in runs if item[1].source != "-" and str(Path(item[1].source).parent) == here]
     candidates = local or runs
     if len(candidates) == 1:

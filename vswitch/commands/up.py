@@ -30,7 +30,12 @@ class _Interrupted(Exception):
 @lab_file_argument
 @click.option("-a", "--attach", is_flag=True, help="Stay attached and show events; Ctrl-C takes the lab down.")
 @click.option("-n", "--name", metavar="NAME", help="Name of the running lab: another copy of the same file needs one.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Give up when not every node is ready after this long.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=1e6),
+    metavar="SECONDS",
+    help="Give up when not every node is ready after this long.",
+)
 @click.option("--keep", is_flag=True, help="If a node does not become ready, leave the lab up to be looked at.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table of nodes.")
@@ -96,6 +101,9 @@ def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | Non
         try:
             return _see_through(lab, launched, begun, attach=attach, timeout=timeout, keep=keep, quiet=quiet)
         except (_Interrupted, KeyboardInterrupt):
+            if standby.detached:
+                click.echo(f"\ninterrupted, but lab {launched.run.name} was up already; see: lab down", err=True)
+                return _INTERRUPTED
             for number in _DEADLY:
                 signal.signal(number, signal.SIG_IGN)  # cleaning up is quick and must not be cut short
             click.echo(f"\ninterrupted: taking lab {launched.run.name} down", err=True)
@@ -103,6 +111,8 @@ def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | Non
             click.echo(f"lab {launched.run.name} is down, nothing is left", err=True)
             return 0 if attach else _INTERRUPTED
     finally:
+        for number in _DEADLY:
+            signal.signal(number, signal.SIG_IGN)  # what is left to do is quick
         standby.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from ..rundir import CrashedLabError, Process, Run, RunDir, claim
 from .client import Client
 from .protocol import Detach
 from .sweep import sweep
+
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Standby:
@@ -39,9 +42,18 @@ class Standby:
             )
 
     def detach(self, client: Client) -> None:
-        """Have the lab run on by itself."""
-        client.request(Detach(), timeout=10)
-        self._detached = True
+        """Have the lab run on by itself. Signals are held back meanwhile: it is either ours or on its own."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        try:
+            client.request(Detach(), timeout=10)
+            self._detached = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
+    @property
+    def detached(self) -> bool:
+        """Whether the lab runs on by itself."""
+        return self._detached
 
     def close(self) -> None:
         """Let go; unless it was detached, wait until the coordinator, with its lab, is gone. Idempotent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
@@ -117,11 +118,23 @@ class Converter:
         if info.max_length is not None and len(text) > info.max_length:
             raise ValueError(f"expected at most {info.max_length} characters")
         if extra.get("path"):
-            file = self._directory / FilePath(text).expanduser()
-            if not file.exists():
-                raise ValueError(f"no such file: {file}")
-            return str(file)
+            return self._file(text)
         return text
+
+    def _file(self, text: str) -> str:
+        """The absolute path of a file that exists, a block device included."""
+        if not text:
+            raise ValueError("expected the path of a file")
+        try:
+            file = self._directory / FilePath(text).expanduser()
+            kind = file.stat().st_mode
+        except FileNotFoundError:
+            raise ValueError(f"no such file: {file}") from None
+        except (OSError, RuntimeError) as error:  # a name too long, a directory not ours, a user there is not
+            raise ValueError(f"{text[:80]}: {getattr(error, 'strerror', None) or error}") from None
+        if stat.S_ISDIR(kind):
+            raise ValueError(f"{file} is a directory")
+        return str(file)
 
     # --- collections ------------------------------------------------------------------------------------------------
 

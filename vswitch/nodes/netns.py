@@ -108,7 +108,11 @@ class NetnsDriver(Driver):
     async def open_port(self, interface: Interface) -> FabricEnd:
         """Create the interface in the host, configured and up."""
         assert self._child is not None
-        return await _in_netlink_thread(lambda: _make_interface(self._namespace, interface))
+        try:
+            return await _in_netlink_thread(lambda: _make_interface(self._namespace, interface))
+        except NodeError as error:
+            what = f"{interface.name} (mtu {interface.mtu}, {', '.join(interface.addresses) or 'no address'})"
+            raise NodeError(f"node {self.node.name}: interface {what}: {error}") from None
 
     async def start(self) -> None:
         """Nothing is left to do: the agent answered in `prepare`, the interfaces came with their links."""

@@ -154,9 +154,11 @@ async def _stay_connected(address: str, attach: Attach, status: Callable[[str], 
         except OSError:
             delay = min(delay * 2, _LONGEST_DELAY)
         else:
-            delay = _FIRST_DELAY
+            begun = asyncio.get_running_loop().time()
             with contextlib.suppress(FabricError):  # it was gone before it was taken in
                 await attach("stream", [fd])
+            lasted = asyncio.get_running_loop().time() - begun
+            delay = _FIRST_DELAY if lasted > _LONGEST_DELAY else min(delay * 2, _LONGEST_DELAY)
         # Jitter keeps clients that lost the same server from coming back in step.
         await asyncio.sleep(delay * random.uniform(0.5, 1))
 
