@@ -177,3 +177,17 @@ def test_machines_run_where_network_namespaces_are_forbidden_and_hosts_say_why_n
         assert result.returncode == 1
         assert b"does not allow" in result.stderr
         assert b"lab doctor" in result.stderr
+
+
+def test_ipv6_works_the_moment_the_lab_is_up(lab_command: LabCommand, lab_file: LabFile) -> None:
+    """Over the switch and point to point, also beside an interface that is linked to nothing."""
+    lab_file(
+        f"name: six\n{MICRO}networks: {{lan0: {{subnet: 'fd00::/64'}}}}\n"
+        "nodes: {vm1: {kind: micro, interfaces: {eth2: {}}}, vm2: {kind: micro}, h1: {kind: netns}}\n"
+        "links: [[vm1:eth0, lan0], [vm2:eth0, lan0], [h1:eth0, lan0],"
+        " {endpoints: [vm1:eth1, vm2:eth1], subnet: 'fd01::/64'}]\n"
+    )
+    lab_command.ok("up", "-q", timeout=150)
+    lab_command.ok("exec", "h1", "--", "busybox", "ping", "-6", "-c1", "-W1", "vm1")
+    lab_command.ok("exec", "vm2", "--", "ping", "-6", "-c1", "-W1", "h1")
+    lab_command.ok("exec", "vm1", "--", "ping", "-6", "-c1", "-W1", "vm2-eth1")

@@ -27,7 +27,7 @@ from ..errors import AgentError, MachineError, NodeError
 from ..model.lab import Interface, Node
 from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
-from .driver import Bus, Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
+from .driver import Bus, Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
 from .image import built_image, default_image
 from .qemu_command import (
     Attachment,
@@ -39,7 +39,7 @@ from .qemu_command import (
     default_binary,
     nic_model,
 )
-from .qemu_guest import configuration_script
+from .qemu_guest import CONFIGURED, configuration_script
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener, QMPClient
@@ -48,6 +48,7 @@ __all__ = ["QemuDriver", "default_binary", "version"]
 
 _OLDEST = (7, 2)  # the first with -netdev stream
 _QUIT_GRACE = 1.0  # s
+_MAX_SAID = 4096  # bytes kept of what the configuration script says
 _LAST_WORDS_GRACE = 1.0  # s
 _LOG_LIMIT = 1024 * 1024  # bytes of QEMU's own messages
 _READY_TAIL = 4096  # bytes of console output a readiness pattern may span
@@ -99,6 +100,7 @@ class QemuDriver(Driver):
         self._binary = self._spec.qemu or default_binary()
         self._sockets: dict[str, socket.socket] = {}
         self._buses: dict[str, Bus] = {}
+        self._loose: set[str] = set()
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -241,11 +243,17 @@ class QemuDriver(Driver):
             pairs["agent"][0].close()
         return pairs["monitor"][0]
 
+    @property
+    def _cabled(self) -> list[str]:
+        """Names of the interfaces that are linked to something."""
+        return [interface.name for interface in self.node.interfaces if interface.name not in self._loose]
+
     def _attachment(self, interface: Interface) -> Attachment:
         if interface.name in self._buses:
             return Attachment(interface, self._buses[interface.name])
         if interface.name not in self._sockets:
             # Not linked to anything: a cable into nowhere.
+            self._loose.add(interface.name)
             self._sockets[interface.name], nowhere = socket.socketpair()
             nowhere.close()
         return Attachment(interface, self._sockets[interface.name].fileno())
@@ -263,16 +271,38 @@ class QemuDriver(Driver):
         except QMPError as error:
             raise NodeError(f"QEMU's monitor does not answer: {error}") from error
         self._qmp = client
+        if self._agent is not None:
+            await self._set_cables(plugged=False)  # until the guest is configured, see configuration_script()
 
     async def _configure(self, agent: AgentChannel) -> None:
         hello = await agent.wait_hello()
         for warning in hello.warnings:
             self.context.console_output(f"[vswitch: {warning}]\n".encode())
-        script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces)
-        code, _, errors = await run_to_end(agent.exec(ExecRequest(argv=("sh", "-s"))), script.encode())
-        if code != 0:
-            said = errors.decode(errors="replace").strip()
-            raise NodeError(f"configuring the guest failed with exit code {code}: {said[-500:] or 'it said nothing'}")
+        script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces, self._cabled)
+        session = await agent.exec(ExecRequest(argv=("sh", "-s")))
+        said = {"stdout": b"", "stderr": b""}
+        feeding = asyncio.ensure_future(_feed(session, script.encode()))
+        try:
+            async for event in session:
+                if isinstance(event, Exit):
+                    if event.code != 0:
+                        errors = said["stderr"].decode(errors="replace").strip()[-500:] or "it said nothing"
+                        raise NodeError(f"configuring the guest failed with exit code {event.code}: {errors}")
+                    return
+                unplugged = CONFIGURED not in said["stdout"]
+                said[event.stream] = (said[event.stream] + event.data)[-_MAX_SAID:]
+                if unplugged and CONFIGURED in said["stdout"]:
+                    await self._set_cables(plugged=True)
+        finally:
+            feeding.cancel()
+            await session.close()
+
+    async def _set_cables(self, *, plugged: bool) -> None:
+        """Give the NICs with something at their other end a carrier, or take it from them."""
+        assert self._qmp is not None
+        for number, interface in enumerate(self.node.interfaces):
+            if interface.name in self._cabled:
+                await self._qmp.execute("set_link", {"name": f"nic{number}", "up": plugged})
 
     async def _or_death(self, work: Awaitable[Any]) -> None:
         """Wait for `work`, but not past QEMU's end. Raises NodeError saying how QEMU ended."""
@@ -388,6 +418,11 @@ class QemuDriver(Driver):
         if self._kvm is not None and not self._kvm.works:
             facts["kvm"] = self._kvm.reason
         return facts
+
+
+async def _feed(session: ExecSession, data: bytes) -> None:
+    await session.write(data)
+    await session.write(b"")
 
 
 def _overlay_command(disk: Path, overlay: Path) -> list[str]:

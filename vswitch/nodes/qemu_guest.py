@@ -7,7 +7,7 @@ it does.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import ip_interface
 
 from ..model.lab import Interface
@@ -36,17 +36,40 @@ find_nic() {
 """
 
 
-def configuration_script(hostname: str, hosts: str, interfaces: Sequence[Interface]) -> str:
-    """A script that sets the host name, /etc/hosts and every interface: name, MTU, addresses, up."""
-    return "\n".join(_lines(hostname, hosts, interfaces)) + "\n"
+CONFIGURED = b"configured"
+
+# Waits until interface $1 has noticed its cable, for 2 s at most.
+_WAIT = r"""
+wait_for_cable() {
+	tries=0
+	until read -r state <"/sys/class/net/$1/operstate" && [ "$state" = up ]; do
+		tries=$((tries + 1))
+		[ "$tries" -lt 100 ] || break
+		sleep 0.02
+	done
+}
+"""
 
 
-def _lines(hostname: str, hosts: str, interfaces: Sequence[Interface]) -> Iterator[str]:
+def configuration_script(
+    hostname: str, hosts: str, interfaces: Sequence[Interface], cabled: Collection[str] = ()
+) -> str:
+    """A script that sets the host name, /etc/hosts and every interface: name, MTU, addresses, up.
+
+    It prints `CONFIGURED` when that is done, and ends when the interfaces named in `cabled` have a carrier. Their
+    cables are best plugged in at that very moment: Linux notices a carrier that comes while an interface is up at once,
+    one that came before up to a second later, and until then IPv6 does not work (linkwatch, net/core/link_watch.c).
+    """
+    return "\n".join(_lines(hostname, hosts, interfaces, cabled)) + "\n"
+
+
+def _lines(hostname: str, hosts: str, interfaces: Sequence[Interface], cabled: Collection[str]) -> Iterator[str]:
     yield "set -e"
     yield f"echo {shlex.quote(hostname)} >/proc/sys/kernel/hostname"
     yield f"echo {shlex.quote(hostname)} >/etc/hostname"
     yield f"printf %s {shlex.quote(hosts)} >/etc/hosts"
     if not interfaces:
+        yield f"echo {CONFIGURED.decode()}"
         return
     yield _FIND
     # Two rounds, because the name one interface should get may be what another is called now.
@@ -67,3 +90,7 @@ def _lines(hostname: str, hosts: str, interfaces: Sequence[Interface]) -> Iterat
             yield f"ip addr add {address}{broadcast} dev {name}"
         mtu = f" mtu {interface.mtu}" if interface.mtu != 1500 else ""
         yield f"ip link set {name}{mtu} up"
+    yield f"echo {CONFIGURED.decode()}"
+    if cabled:
+        yield _WAIT
+        yield from (f"wait_for_cable {shlex.quote(name)}" for name in cabled)

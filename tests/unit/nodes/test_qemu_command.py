@@ -215,3 +215,5 @@ def test_configuration_script_survives_any_text_and_starts_few_processes() -> No
     assert "accept_dad" in script
     assert "accept_dad" not in configuration_script("vm1", hosts, interfaces[1:])
     assert "find_nic" not in configuration_script("vm1", hosts, [])
+    assert "wait_for_cable wan" in configuration_script("vm1", hosts, interfaces, ["wan"])
+    assert "wait_for_cable" not in script
