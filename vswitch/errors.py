@@ -37,7 +37,7 @@ class ProtocolError(LabError):
     """A peer on the coordinator's socket speaks another version, or not our protocol at all."""
 
 
-class NoAnswerError(LabError, TimeoutError):
+class NoAnswerError(LabError):
     """A lab's coordinator did not answer in time."""
 
 

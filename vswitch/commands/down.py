@@ -33,7 +33,7 @@ def take_down(run_dir: RunDir, run: Run) -> None:
     from ..coordinator.client import Client
     from ..coordinator.launch import wait_gone
     from ..coordinator.sweep import sweep
-    from ..errors import LabError, NoSuchLabError
+    from ..errors import NoSuchLabError
 
     if run.owner.alive():
         try:
@@ -41,10 +41,6 @@ def take_down(run_dir: RunDir, run: Run) -> None:
                 client.request(protocol.Down(), timeout=60)
         except NoSuchLabError:
             pass  # it ended by itself meanwhile
-        except TimeoutError:
-            raise LabError(
-                f"lab {run.name} does not answer; kill its coordinator (pid {run.owner.pid}), then: lab gc"
-            ) from None
         wait_gone(run.owner, timeout=10)
     if run_dir.path.exists():
         sweep(run_dir)

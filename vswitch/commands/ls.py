@@ -30,7 +30,7 @@ def command(form: str) -> None:
                     "cause": status.cause.split("\n")[0],
                     "nodes": f"{ready}/{len(status.nodes)}",
                 }
-            except (LabError, TimeoutError) as error:
+            except LabError as error:
                 row |= {"state": "unreachable", "cause": str(error)}
         rows.append(row | {"pid": run.owner.pid, "up": age(time.time() - run.created), "file": run.source})
     show(rows, ["name", "state", "nodes", "up", "pid", "file", "cause"], form, empty="no lab is up")

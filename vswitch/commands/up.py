@@ -63,6 +63,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise _Interrupted
 
 
+def _ignore_signals() -> None:
+    """Cleaning up is quick and must not be cut short."""
+    for number in _DEADLY:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _load(file: str) -> Lab:
     from ..model import load
 
@@ -104,15 +110,13 @@ def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | Non
             if standby.detached:
                 click.echo(f"\ninterrupted, but lab {launched.run.name} was up already; see: lab down", err=True)
                 return _INTERRUPTED
-            for number in _DEADLY:
-                signal.signal(number, signal.SIG_IGN)  # cleaning up is quick and must not be cut short
+            _ignore_signals()
             click.echo(f"\ninterrupted: taking lab {launched.run.name} down", err=True)
             _end(launched)
             click.echo(f"lab {launched.run.name} is down, nothing is left", err=True)
             return 0 if attach else _INTERRUPTED
     finally:
-        for number in _DEADLY:
-            signal.signal(number, signal.SIG_IGN)  # what is left to do is quick
+        _ignore_signals()
         standby.close()
 
 
