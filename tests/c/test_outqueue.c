@@ -2,13 +2,21 @@
 #include "check.h"
 #include "outqueue.h"
 
-static uint8_t wire[FRAME_PREFIX + FRAME_MAX];
+static uint8_t wire[FRAME_PREFIX + FRAME_MAX], rest[FRAME_MAX];
 
+/* Frames filled with an odd byte come in two parts. */
 static struct frame frame_of(uint32_t len, uint8_t fill)
 {
+	struct frame frame = frame_whole(wire + FRAME_PREFIX, len);
+
 	memset(wire + FRAME_PREFIX, fill, len);
 	frame_set_prefix(wire + FRAME_PREFIX, len);
-	return (struct frame){ wire + FRAME_PREFIX, len };
+	if ((fill & 1) && len > FRAME_HEAD) {
+		memset(rest, fill, len - FRAME_HEAD);
+		frame.rest = rest;
+		frame.head_len = FRAME_HEAD;
+	}
+	return frame;
 }
 
 /* What goes in comes out, in any portions, all the way round the ring. */

@@ -6,22 +6,47 @@
 #include <endian.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #define FRAME_MIN      14    /* bytes: an Ethernet header; shorter is a runt */
 #define FRAME_MAX      69632 /* bytes: the most QEMU's socket netdevs take (its NET_BUFSIZE) */
 #define FRAME_BATCH    256   /* most frames handed over at once */
 #define FRAME_PREFIX   4     /* bytes before each frame that hold its length, see struct frame */
 #define FRAME_VLAN_TAG 4     /* bytes of an 802.1Q tag */
+#define FRAME_HEAD     64    /* bytes of a frame that are at hand in one piece, if it has so many */
 #define FRAME_MAC_PAIR 12    /* bytes of destination and source address */
 
-/* A borrowed view of one Ethernet frame without FCS; valid until the call it was passed to returns.
- * The FRAME_PREFIX bytes before `data` always hold `len` in network order: QEMU's stream framing, so that a stream port
- * sends header and frame, and frames that lie side by side, as one piece. Whoever collects a frame writes them.
+/* A borrowed view of one Ethernet frame without FCS; valid until the call it was passed to returns. It is in two parts:
+ *
+ * `head`, the first `head_len` bytes, is memory of ours that nobody else writes: what is decided by it still holds when
+ * the frame is delivered. It holds the whole frame, or at least FRAME_HEAD bytes, so all protocol headers a switch looks at.
+ * The FRAME_PREFIX bytes before it always hold `len` in network order: QEMU's stream framing, so that a stream port
+ * sends prefix and frame, and frames that lie side by side, as one piece. Whoever collects a frame writes them.
+ *
+ * `rest`, the other `len - head_len` bytes, may be memory that the sender still writes to: its content is never looked at.
  */
 struct frame {
-	const uint8_t *data;
+	const uint8_t *head;
+	const uint8_t *rest;
 	uint32_t len;
+	uint32_t head_len;
 };
+
+/* Return a view of `len` bytes at `data` that nobody else writes. */
+static inline struct frame frame_whole(const uint8_t *data, uint32_t len)
+{
+	return (struct frame){ .head = data, .len = len, .head_len = len };
+}
+
+/* Point `pieces` at the frame with the last `before` bytes of what precedes it (0 or FRAME_PREFIX). Return how many. */
+static inline unsigned frame_pieces(const struct frame *frame, uint32_t before, struct iovec pieces[2])
+{
+	pieces[0] = (struct iovec){ (void *)(uintptr_t)(frame->head - before), before + frame->head_len };
+	if (frame->head_len == frame->len)
+		return 1;
+	pieces[1] = (struct iovec){ (void *)(uintptr_t)frame->rest, frame->len - frame->head_len };
+	return 2;
+}
 
 /* Write the length prefix of the frame that starts at `data`. */
 static inline void frame_set_prefix(uint8_t *data, uint32_t len)
@@ -42,12 +67,12 @@ static inline uint64_t frame_mac(const uint8_t *address)
 
 static inline uint64_t frame_destination(const struct frame *frame)
 {
-	return frame_mac(frame->data);
+	return frame_mac(frame->head);
 }
 
 static inline uint64_t frame_source(const struct frame *frame)
 {
-	return frame_mac(frame->data + 6);
+	return frame_mac(frame->head + 6);
 }
 
 /* The first bit on the wire marks a group (multicast or broadcast) address. */

@@ -8,12 +8,14 @@
 int vsw_datagrams_send(struct port *port, int fd, const struct frame *frames, unsigned n)
 {
 	struct mmsghdr messages[FRAME_BATCH];
-	struct iovec pieces[FRAME_BATCH];
+	struct iovec pieces[FRAME_BATCH][2];
 	unsigned i = 0;
 
 	for (unsigned j = 0; j < n; j++) {
-		pieces[j] = (struct iovec){ (void *)(uintptr_t)frames[j].data, frames[j].len };
-		messages[j].msg_hdr = (struct msghdr){ .msg_iov = &pieces[j], .msg_iovlen = 1 };
+		messages[j].msg_hdr = (struct msghdr){
+			.msg_iov = pieces[j],
+			.msg_iovlen = frame_pieces(&frames[j], 0, pieces[j]),
+		};
 	}
 	while (i < n) {
 		int sent = sendmmsg(fd, messages + i, n - i, MSG_DONTWAIT);

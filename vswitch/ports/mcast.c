@@ -90,7 +90,7 @@ static void mcast_collect(struct port *port)
 			continue;
 		}
 		frame_set_prefix(data, len);
-		frames[n++] = (struct frame){ data, len };
+		frames[n++] = frame_whole(data, len);
 	}
 	if (n)
 		vsw_switch_input(port, frames, n);

@@ -11,12 +11,22 @@ void vsw_outqueue_free(struct outqueue *queue)
 	*queue = (struct outqueue){ 0 };
 }
 
+/* Append `size` bytes; there is room. */
+static void append(struct outqueue *queue, const uint8_t *from, uint32_t size)
+{
+	uint32_t at = queue->tail & MASK;
+	uint32_t before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
+
+	memcpy(queue->ring + at, from, before_end);
+	memcpy(queue->ring, from + before_end, size - before_end);
+	queue->tail += size;
+}
+
 bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32_t sent)
 {
 	uint32_t size = FRAME_PREFIX + frame->len - sent;
-	uint32_t at = queue->tail & MASK;
-	uint32_t before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
-	const uint8_t *from = frame->data - FRAME_PREFIX + sent;
+	struct iovec pieces[2];
+	unsigned n_pieces = frame_pieces(frame, FRAME_PREFIX, pieces);
 
 	if (queue->frames == OUTQUEUE_FRAMES || OUTQUEUE_SIZE - vsw_outqueue_bytes(queue) < size)
 		return false;
@@ -29,9 +39,12 @@ bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32
 		queue->rest = size;
 		queue->len = frame->len;
 	}
-	memcpy(queue->ring + at, from, before_end);
-	memcpy(queue->ring, from + before_end, size - before_end);
-	queue->tail += size;
+	for (unsigned i = 0; i < n_pieces; i++) {
+		uint32_t skip = sent < pieces[i].iov_len ? sent : (uint32_t)pieces[i].iov_len;
+
+		append(queue, (uint8_t *)pieces[i].iov_base + skip, (uint32_t)pieces[i].iov_len - skip);
+		sent -= skip;
+	}
 	queue->frames++;
 	return true;
 }

@@ -132,7 +132,7 @@ static bool accept_frame(struct port *port, struct mmsghdr *message, struct fram
 		len += FRAME_VLAN_TAG;
 	}
 	frame_set_prefix(data, len);
-	*frame = (struct frame){ data, len };
+	*frame = frame_whole(data, len);
 	return true;
 }
 

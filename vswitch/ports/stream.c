@@ -123,7 +123,7 @@ static void add(struct found *found, const uint8_t *data, uint32_t len)
 		found->port->drops[DROP_RUNT]++;
 		return;
 	}
-	found->frames[found->n++] = (struct frame){ data, len };
+	found->frames[found->n++] = frame_whole(data, len);
 	if (found->n == FRAME_BATCH)
 		hand_over(found);
 }
@@ -234,7 +234,7 @@ static void stream_collect(struct port *port)
 static unsigned send_now(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct stream *stream = port->private;
-	struct iovec pieces[FRAME_BATCH];
+	struct iovec pieces[2 * FRAME_BATCH];
 	struct msghdr message = { .msg_iov = pieces };
 	uint64_t bytes = 0;
 	unsigned n_pieces = 0, i = 0;
@@ -242,14 +242,13 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 	size_t left;
 
 	for (unsigned j = 0; j < n; j++) {
-		uint8_t *start = (uint8_t *)(uintptr_t)frames[j].data - FRAME_PREFIX;
-		size_t size = FRAME_PREFIX + frames[j].len;
-		struct iovec *last = n_pieces ? &pieces[n_pieces - 1] : NULL;
+		struct iovec *next = &pieces[n_pieces];
+		unsigned n_new = frame_pieces(&frames[j], FRAME_PREFIX, next);
 
-		if (last && (uint8_t *)last->iov_base + last->iov_len == start)
-			last->iov_len += size;
+		if (n_new == 1 && j && (uint8_t *)next[-1].iov_base + next[-1].iov_len == next->iov_base)
+			next[-1].iov_len += next->iov_len;
 		else
-			pieces[n_pieces++] = (struct iovec){ start, size };
+			n_pieces += n_new;
 	}
 	message.msg_iovlen = n_pieces;
 	sent = sendmsg(port->fds[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -6,6 +6,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "../fabric/engine.h"
@@ -59,7 +60,7 @@ static void tap_collect(struct port *port)
 			continue;
 		}
 		frame_set_prefix(data, (uint32_t)got);
-		frames[n++] = (struct frame){ data, (uint32_t)got };
+		frames[n++] = frame_whole(data, (uint32_t)got);
 		at = data + ((size_t)got + SLOT_ALIGNMENT - 1) / SLOT_ALIGNMENT * SLOT_ALIGNMENT;
 	}
 	if (n)
@@ -71,7 +72,9 @@ static void tap_collect(struct port *port)
 static void tap_deliver(struct port *port, const struct frame *frames, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
-		if (write(port->fds[0], frames[i].data, frames[i].len) >= 0) {
+		struct iovec pieces[2];
+
+		if (writev(port->fds[0], pieces, (int)frame_pieces(&frames[i], 0, pieces)) >= 0) {
 			vsw_port_count_tx(port, 1, frames[i].len);
 			continue;
 		}
