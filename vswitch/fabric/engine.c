@@ -42,6 +42,8 @@ int vsw_engine_new(struct engine **made)
 	engine->now = monotonic();
 	engine->next_tick = engine->now + ENGINE_TICK_NS;
 	TAILQ_INIT(&engine->congested);
+	TAILQ_INIT(&engine->warm);
+	TAILQ_INIT(&engine->unflushed);
 	STAILQ_INIT(&engine->ended);
 	STAILQ_INIT(&engine->calls);
 	pthread_mutex_init(&engine->mutex, NULL);
@@ -65,6 +67,9 @@ static int time_to_wait(const struct engine *engine, int limit)
 {
 	uint64_t due = vsw_pause_deadline(engine);
 	uint64_t ms;
+
+	if (!TAILQ_EMPTY(&engine->warm))
+		return 0;
 
 	if (engine->n_switches && engine->next_tick < due)
 		due = engine->next_tick;
@@ -111,12 +116,47 @@ static void run_calls(struct engine *engine)
 	pthread_mutex_unlock(&engine->mutex);
 }
 
+static bool drain(struct port *port)
+{
+	port->ops->drain(port);
+	return true;
+}
+
+static bool collect(struct port *port)
+{
+	port->ops->collect(port);
+	return true;
+}
+
 static void handle(struct port *port, uint32_t events)
 {
 	if (port->state == PORT_UP && (events & EPOLLOUT))
-		port->ops->drain(port);
+		vsw_port_run(port, drain);
 	if (port->state == PORT_UP && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-		port->ops->collect(port);
+		vsw_port_run(port, collect);
+}
+
+/* Poll each warm port once; one that is polled may cool or warm others. */
+static void poll_warm(struct engine *engine)
+{
+	struct port *port;
+
+	for (uint32_t n = engine->n_warm; n && (port = TAILQ_FIRST(&engine->warm)); n--) {
+		vsw_engine_cool(port);
+		if (vsw_port_run(port, port->ops->poll))
+			vsw_engine_warm(port);
+	}
+}
+
+static void flush(struct engine *engine)
+{
+	struct port *port;
+
+	while ((port = TAILQ_FIRST(&engine->unflushed))) {
+		TAILQ_REMOVE(&engine->unflushed, port, in_unflushed);
+		port->unflushed = false;
+		port->ops->flush(port);
+	}
 }
 
 void vsw_engine_step(struct engine *engine, int timeout_ms)
@@ -133,8 +173,10 @@ void vsw_engine_step(struct engine *engine, int timeout_ms)
 		else
 			called = true;
 	}
+	poll_warm(engine);
 	vsw_pause_expire(engine);
 	tick(engine);
+	flush(engine);
 	if (called)
 		run_calls(engine);
 }
@@ -252,6 +294,32 @@ struct port *vsw_engine_port(const struct engine *engine, uint32_t id)
 struct vsw_switch *vsw_engine_switch(const struct engine *engine, uint32_t id)
 {
 	return id < engine->n_switches ? engine->switches[id] : NULL;
+}
+
+void vsw_engine_warm(struct port *port)
+{
+	if (port->warm || port->state != PORT_UP)
+		return;
+	port->warm = true;
+	port->engine->n_warm++;
+	TAILQ_INSERT_TAIL(&port->engine->warm, port, in_warm);
+}
+
+void vsw_engine_cool(struct port *port)
+{
+	if (!port->warm)
+		return;
+	port->warm = false;
+	port->engine->n_warm--;
+	TAILQ_REMOVE(&port->engine->warm, port, in_warm);
+}
+
+void vsw_engine_flush_later(struct port *port)
+{
+	if (port->unflushed)
+		return;
+	port->unflushed = true;
+	TAILQ_INSERT_TAIL(&port->engine->unflushed, port, in_unflushed);
 }
 
 void vsw_engine_report(struct engine *engine, struct port *port)

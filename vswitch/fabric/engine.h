@@ -39,6 +39,9 @@ struct engine {
 	struct port **ports; /* by id; NULL where free */
 	uint32_t n_ports;
 	TAILQ_HEAD(, port) congested; /* in order of congested_until */
+	TAILQ_HEAD(, port) warm;      /* polled every turn */
+	uint32_t n_warm;
+	TAILQ_HEAD(, port) unflushed; /* to be flushed at the end of this turn */
 	STAILQ_HEAD(, port) ended;    /* ports Python has not been told about */
 	bool stopping;
 	bool running; /* the thread exists; written before and after its life only */
@@ -76,6 +79,13 @@ int64_t vsw_engine_adopt_switch(struct engine *engine, struct vsw_switch *sw);
 /* Look up by id; NULL when there is none. */
 struct port *vsw_engine_port(const struct engine *engine, uint32_t id);
 struct vsw_switch *vsw_engine_switch(const struct engine *engine, uint32_t id);
+
+/* Have `port` polled every turn from now on, or no more. Idempotent. */
+void vsw_engine_warm(struct port *port);
+void vsw_engine_cool(struct port *port);
+
+/* Have `port` flushed at the end of this turn. Idempotent. */
+void vsw_engine_flush_later(struct port *port);
 
 /* Tell Python, through event_fd, that `port` has ended. */
 void vsw_engine_report(struct engine *engine, struct port *port);

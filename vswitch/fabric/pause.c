@@ -12,7 +12,10 @@ static void resume_sources(struct port *port)
 	while ((source = TAILQ_FIRST(&port->waiting))) {
 		TAILQ_REMOVE(&port->waiting, source, in_waiting);
 		source->waits_for = NULL;
-		vsw_port_watch(source, source->events | EPOLLIN);
+		if (source->ops->poll)
+			vsw_engine_warm(source);
+		else
+			vsw_port_watch(source, source->events | EPOLLIN);
 	}
 }
 
@@ -46,7 +49,8 @@ void vsw_pause_source(struct port *source, struct port *destination)
 	source->waits_for = destination;
 	source->pauses++;
 	TAILQ_INSERT_TAIL(&destination->waiting, source, in_waiting);
-	vsw_port_watch(source, source->events & ~(uint32_t)EPOLLIN);
+	if (!source->ops->poll) /* one that is polled looks at waits_for */
+		vsw_port_watch(source, source->events & ~(uint32_t)EPOLLIN);
 }
 
 void vsw_pause_forget(struct port *port)

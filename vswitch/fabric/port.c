@@ -60,7 +60,8 @@ static void close_fds(struct port *port)
 
 static int start(struct port *port)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = port };
+	/* What is polled once there has been an event need not hear of it again and again. */
+	struct epoll_event event = { .events = port->ops->poll ? EPOLLIN | EPOLLET : EPOLLIN, .data.ptr = port };
 	int64_t id;
 	int ret;
 
@@ -83,7 +84,7 @@ static int start(struct port *port)
 		ret = -errno;
 		goto disown;
 	}
-	port->events = EPOLLIN;
+	port->events = event.events;
 	ret = vsw_switch_attach(port->sw, port);
 	if (!ret)
 		return 0;
@@ -135,12 +136,23 @@ void vsw_port_watch(struct port *port, uint32_t events)
 static void stop(struct port *port, enum port_state state)
 {
 	port->state = state;
+	port->stopped = true;
 	vsw_fdb_flush(&port->sw->fdb, port);
 	vsw_pause_forget(port);
+	vsw_engine_cool(port);
+	if (port->unflushed)
+		TAILQ_REMOVE(&port->engine->unflushed, port, in_unflushed);
+	port->unflushed = false;
 	/* Closing is not enough where another process still holds the same open file. */
 	epoll_ctl(port->engine->epoll_fd, EPOLL_CTL_DEL, port->fds[0], NULL);
 	port->ops->close(port);
 	close_fds(port);
+}
+
+static void finish(struct port *port)
+{
+	stop(port, port->state);
+	vsw_engine_report(port->engine, port);
 }
 
 void vsw_port_end(struct port *port, enum port_state state, const char *reason, ...)
@@ -152,8 +164,21 @@ void vsw_port_end(struct port *port, enum port_state state, const char *reason, 
 	va_start(args, reason);
 	vsnprintf(port->reason, sizeof(port->reason), reason, args);
 	va_end(args);
-	stop(port, state);
-	vsw_engine_report(port->engine, port);
+	port->state = state;
+	if (!port->held)
+		finish(port);
+}
+
+bool vsw_port_run(struct port *port, bool (*operation)(struct port *port))
+{
+	bool result;
+
+	port->held = true;
+	result = operation(port);
+	port->held = false;
+	if (port->state != PORT_UP && !port->stopped)
+		finish(port);
+	return result && port->state == PORT_UP;
 }
 
 void vsw_port_end_errno(struct port *port, const char *what, int error)

@@ -39,6 +39,14 @@ struct port_ops {
 	/* The descriptor is writable: send what is queued. NULL for a type that never queues. */
 	void (*drain)(struct port *port);
 
+	/* For a port that has called vsw_engine_warm(): called once per turn of the loop instead of waiting for an event, until
+	 * it returns false, having made sure that the next frame is an event. NULL for a type whose descriptor tells.
+	 */
+	bool (*poll)(struct port *port);
+
+	/* For a port that has called vsw_engine_flush_later(): at the end of the turn, once. NULL for a type that never does. */
+	void (*flush)(struct port *port);
+
 	/* About once a second: count or notice what no event tells. NULL for a type that has nothing of the kind. */
 	void (*tick)(struct port *port);
 
@@ -86,7 +94,7 @@ extern const char *const vsw_port_state_names[NUM_PORT_STATES];
  */
 enum congestion { CONGESTION_CLEAR, CONGESTION_CONGESTED, CONGESTION_GIVEN_UP };
 
-#define PORT_MAX_FDS 2
+#define PORT_MAX_FDS 3
 
 struct port {
 	const struct port_ops *ops;
@@ -111,6 +119,11 @@ struct port {
 	struct port *waits_for;     /* NULL: not paused */
 	TAILQ_ENTRY(port) in_waiting;
 	TAILQ_ENTRY(port) in_congested; /* engine->congested */
+	TAILQ_ENTRY(port) in_warm;      /* engine->warm */
+	TAILQ_ENTRY(port) in_unflushed; /* engine->unflushed */
+	bool warm, unflushed;
+	bool held;    /* the engine is in one of its operations: it ends when that returns */
+	bool stopped; /* it has ended and nothing of it is left but this struct */
 	STAILQ_ENTRY(port) in_ended;    /* engine->ended, until Python has heard of it */
 	bool unreported;
 
@@ -130,10 +143,14 @@ int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *f
 void vsw_port_free(struct port *port);
 
 /* End an UP port: descriptors closed, addresses forgotten, its sources resumed, the reason (printf) kept and reported.
- * The struct stays, so a caller in mid-burst may go on; it must not touch private state afterwards.
+ * The struct stays, so a caller in mid-burst may go on; it must not touch private state afterwards. Called from within the
+ * port's own collect, drain or poll, also by way of the switch, this only sets the state; the rest follows on return.
  */
 __attribute__((format(printf, 3, 4))) void vsw_port_end(struct port *port, enum port_state state, const char *reason,
 							...);
+
+/* Run `operation`, one of the port's own. Return what it did, false once the port has ended. */
+bool vsw_port_run(struct port *port, bool (*operation)(struct port *port));
 
 /* End the port for `error` (positive errno) that a system call on its descriptor gave; "reset by peer" and the like
  * are CLOSED, the rest is ERROR.

@@ -72,6 +72,20 @@ static uint32_t length_at_head(const struct outqueue *queue)
 	return len;
 }
 
+uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to)
+{
+	uint32_t at = queue->head & MASK;
+	uint32_t size, before_end;
+
+	if (!queue->frames)
+		return 0;
+	size = FRAME_PREFIX + length_at_head(queue);
+	before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
+	memcpy(to - FRAME_PREFIX, queue->ring + at, before_end);
+	memcpy(to - FRAME_PREFIX + before_end, queue->ring, size - before_end);
+	return size - FRAME_PREFIX;
+}
+
 void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, uint64_t *bytes)
 {
 	while (n) {

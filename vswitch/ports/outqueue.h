@@ -38,6 +38,11 @@ bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32
 /* Point `pieces` at what is to be sent. Return how many there are (0..2). */
 int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2]);
 
+/* Copy the frame at the head, of which nothing has been sent, to `to` (FRAME_MAX bytes, FRAME_PREFIX before them). Return
+ * its length; 0 when there is none.
+ */
+uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to);
+
 /* `n` bytes of that were sent. Add the frames thereby complete, and their bytes, to the counters. */
 void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, uint64_t *bytes);
 

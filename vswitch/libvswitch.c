@@ -1,0 +1,784 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "libvswitch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FRAME_MIN         14
+#define FRAME_MAX         69632
+#define DEFAULT_TIMEOUT   5000  /* ms */
+#define RETRY_FIRST       10000 /* us between attempts to reopen; doubles, jittered, up to the next */
+#define RETRY_LAST        500000
+#define BELLS_AT_ONCE     64
+#define EXPORT            __attribute__((visibility("default")))
+#define MILLISECOND_IN_NS ((uint64_t)1000000)
+
+/* One direction of one ring. `at` is where we are: tx, next slot to fill; rx, next slot to give to the user. */
+struct line {
+	struct netmap_ring *ring;
+	struct nm_csb_atok *atok;
+	struct nm_csb_ktoa *ktoa;
+	/* In a pipe: the ring at the other end, which we copy slots from (rx) or whose releases make room (tx). */
+	struct netmap_ring *peer_ring;
+	struct nm_csb_atok *peer_atok;
+	uint32_t arming, kicked;
+	uint32_t published; /* head when last published */
+};
+
+struct vsw_ring {
+	struct nmr_area area;
+	struct vsw_ring_options options;
+	char *name; /* NULL: adopted */
+	int socket; /* doorbell towards us, and sign of life */
+	int kick;   /* eventfd towards the fabric; -1 in a pipe, where a byte on the socket does it */
+	uint32_t half;
+	uint32_t n; /* ring pairs */
+	uint32_t next_tx, next_rx;
+	bool borrowed;   /* vsw_ring_receive() has given out slots */
+	uint8_t *joined; /* frames of several slots, put together, from vsw_ring_receive() */
+	size_t joined_size;
+	struct line tx[NMR_MAX_RINGS], rx[NMR_MAX_RINGS];
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000 * MILLISECOND_IN_NS + (uint64_t)time.tv_nsec;
+}
+
+__attribute__((format(printf, 2, 3))) static void explain(char *error, const char *format, ...)
+{
+	va_list args;
+
+	if (!error)
+		return;
+	va_start(args, format);
+	vsnprintf(error, VSW_ERROR_SIZE, format, args);
+	va_end(args);
+}
+
+/* --- opening --- */
+
+static int connect_to(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+	int fd, error;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)) &&
+	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size)) {
+		/* A directory in /tmp may be somebody else's: frames go to our own fabrics only. */
+		if (peer.uid == geteuid() || peer.uid == 0 || geteuid() == 0)
+			return fd;
+		errno = EPERM;
+	}
+	error = errno;
+	close(fd);
+	return -error;
+}
+
+/* Connect to the fabric of the lab called by the first `n` bytes of `lab`, wherever labs are kept. */
+static int connect_to_lab(const char *lab, int n)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	char path[256];
+	int fd = -ENOENT;
+
+	if (runtime && runtime[0] == '/' &&
+	    snprintf(path, sizeof(path), "%s/vswitch/%.*s/ring", runtime, n, lab) < (int)sizeof(path))
+		fd = connect_to(path);
+	if (fd < 0 && snprintf(path, sizeof(path), "/tmp/vswitch-%u/%.*s/ring", (unsigned)geteuid(), n, lab) <
+			      (int)sizeof(path)) {
+		int second = connect_to(path);
+
+		if (second >= 0 || fd == -ENOENT)
+			fd = second;
+	}
+	return fd;
+}
+
+/* Connect to where `name` says. Return the socket, with `port` pointing at the NETWORK:PORT part, or -errno. */
+static int connect_by_name(const char *name, const char **port, char *error)
+{
+	const char *colon = strrchr(name, ':');
+	const char *slash = strchr(name, '/');
+	const char *lab = getenv("VSWITCH_LAB");
+	char path[256];
+	int fd;
+
+	*port = name;
+	if (!colon || colon == name) {
+		explain(error, "%s: a port's name is LAB/NETWORK:PORT, such as duo/vale0:p1", name);
+		return -EINVAL;
+	}
+	if (name[0] == '/') {
+		while (--colon > name && *colon != ':')
+			;
+		if (colon == name || colon - name >= (ptrdiff_t)sizeof(path)) {
+			explain(error, "%s: after the socket's path comes :NETWORK:PORT", name);
+			return -EINVAL;
+		}
+		*port = colon + 1;
+		snprintf(path, sizeof(path), "%.*s", (int)(colon - name), name);
+		fd = connect_to(path);
+		if (fd < 0)
+			explain(error, "%s: no fabric serves rings at %s: %s", name, path, strerror(-fd));
+		return fd;
+	}
+	if (slash) {
+		*port = slash + 1;
+		fd = connect_to_lab(name, (int)(slash - name));
+	} else if (lab && *lab) {
+		fd = connect_to_lab(lab, (int)strlen(lab));
+	} else {
+		explain(error, "%s: say which lab: LAB/%s, or set VSWITCH_LAB", name, name);
+		return -EINVAL;
+	}
+	if (fd == -ENOENT || fd == -ECONNREFUSED)
+		explain(error, "%s: no lab of that name is up (see: lab ls)", name);
+	else if (fd < 0)
+		explain(error, "%s: %s", name, strerror(-fd));
+	return fd;
+}
+
+static int wait_readable(int fd, int timeout_ms)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	uint64_t end = now_ns() + (uint64_t)timeout_ms * MILLISECOND_IN_NS;
+	int ret;
+
+	while ((ret = poll(&poll_fd, 1, timeout_ms)) < 0 && errno == EINTR)
+		timeout_ms = now_ns() < end ? (int)((end - now_ns()) / MILLISECOND_IN_NS) : 0;
+	return ret < 0 ? -errno : ret ? 0 : -ETIMEDOUT;
+}
+
+/* Receive the answer and its descriptors. Return how many came, or -errno. */
+static int receive_answer(int fd, struct nmr_opened *answer, int fds[2])
+{
+	struct iovec piece = { answer, sizeof(*answer) };
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(2 * sizeof(int))];
+	} control;
+	struct msghdr message = {
+		.msg_iov = &piece,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *header = got < 0 ? NULL : CMSG_FIRSTHDR(&message);
+	int n = 0;
+
+	if (got < 0)
+		return -errno;
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+		n = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(header), (size_t)n * sizeof(int));
+	}
+	if (got == sizeof(*answer) && answer->magic == NMR_MAGIC && answer->version == NMR_VERSION)
+		return n;
+	for (int i = 0; i < n; i++)
+		close(fds[i]);
+	return got ? -EPROTO : -ECONNRESET;
+}
+
+static void set_up_line(struct vsw_ring *ring, struct line *line, unsigned half, unsigned number)
+{
+	const struct nmr_area *area = &ring->area;
+
+	*line = (struct line){
+		.ring = nmr_ring(area, half, number),
+		.atok = nmr_atok(area, half, number),
+		.ktoa = nmr_ktoa(area, half, number),
+	};
+	if (area->header.n_halves == 2) {
+		unsigned theirs = (number + ring->n) % (2 * ring->n);
+
+		line->peer_ring = nmr_ring(area, !half, theirs);
+		line->peer_atok = nmr_atok(area, !half, theirs);
+	}
+}
+
+/* Ask over the socket for the port, and map it. The socket is the ring's own, also on failure. */
+static int attach(struct vsw_ring *ring, const char *port, char *error)
+{
+	const struct vsw_ring_options *options = &ring->options;
+	struct nmr_open request = {
+		.magic = NMR_MAGIC,
+		.version = NMR_VERSION,
+		.rings = options->rings,
+		.slots = options->slots,
+		.buf_size = options->buf_size,
+	};
+	struct nmr_opened answer;
+	int fds[2] = { -1, -1 };
+	int n, ret;
+
+	if (strlen(port) >= sizeof(request.name)) {
+		explain(error, "%s: a name has at most %zu bytes", port, sizeof(request.name) - 1);
+		return -ENAMETOOLONG;
+	}
+	strcpy(request.name, port);
+	if (send(ring->socket, &request, sizeof(request), MSG_NOSIGNAL) < 0)
+		n = -errno;
+	else
+		n = wait_readable(ring->socket, options->timeout_ms ? (int)options->timeout_ms : DEFAULT_TIMEOUT);
+	if (!n)
+		n = receive_answer(ring->socket, &answer, fds);
+	if (n < 0) {
+		explain(error, "%s: the fabric did not answer: %s", port, strerror(-n));
+		return n;
+	}
+	answer.error[NMR_ERROR_SIZE - 1] = 0;
+	if (answer.error[0] || n != 2 || answer.half > 1) {
+		explain(error, "%s", answer.error[0] ? answer.error : "the fabric's answer makes no sense");
+		ret = answer.error[0] ? -ECONNREFUSED : -EPROTO;
+		goto close;
+	}
+	ret = nmr_map(fds[0], &ring->area);
+	if (ret || answer.half >= ring->area.header.n_halves) {
+		ret = ret ? ret : -EPROTO;
+		explain(error, "%s: the fabric's memory cannot be used: %s", port, strerror(-ret));
+		nmr_unmap(&ring->area);
+		goto close;
+	}
+	close(fds[0]);
+	if (ring->area.header.n_halves == 2) {
+		close(ring->socket); /* the fabric's part is done; the other end of the pipe takes its place */
+		ring->socket = fds[1];
+	} else {
+		ring->kick = fds[1];
+	}
+	ring->half = answer.half;
+	ring->n = ring->area.header.rings;
+	for (unsigned i = 0; i < ring->n; i++) {
+		set_up_line(ring, &ring->tx[i], answer.half, i);
+		set_up_line(ring, &ring->rx[i], answer.half, ring->n + i);
+	}
+	return 0;
+close:
+	for (int i = 0; i < n; i++)
+		close(fds[i]);
+	return ret;
+}
+
+static void detach(struct vsw_ring *ring)
+{
+	nmr_unmap(&ring->area);
+	if (ring->socket >= 0)
+		close(ring->socket);
+	if (ring->kick >= 0)
+		close(ring->kick);
+	ring->socket = ring->kick = -1;
+	ring->n = ring->next_tx = ring->next_rx = 0;
+	ring->borrowed = false;
+}
+
+static struct vsw_ring *new_ring(const struct vsw_ring_options *options, char *error)
+{
+	struct vsw_ring *ring = calloc(1, sizeof(*ring));
+
+	if (!ring) {
+		explain(error, "out of memory");
+		return NULL;
+	}
+	if (options)
+		ring->options = *options;
+	ring->socket = ring->kick = -1;
+	return ring;
+}
+
+static int open_by_name(struct vsw_ring *ring, char *error)
+{
+	const char *port;
+	int ret = connect_by_name(ring->name, &port, error);
+
+	if (ret < 0)
+		return ret;
+	ring->socket = ret;
+	ret = attach(ring, port, error);
+	if (ret)
+		detach(ring);
+	return ret;
+}
+
+EXPORT struct vsw_ring *vsw_ring_open(const char *name, const struct vsw_ring_options *options, char *error)
+{
+	struct vsw_ring *ring = new_ring(options, error);
+
+	if (!ring)
+		return NULL;
+	ring->name = strdup(name);
+	if (!ring->name || open_by_name(ring, error)) {
+		vsw_ring_close(ring);
+		return NULL;
+	}
+	return ring;
+}
+
+EXPORT struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *options, char *error)
+{
+	struct vsw_ring *ring = new_ring(options, error);
+
+	if (!ring) {
+		close(fd);
+		return NULL;
+	}
+	ring->socket = fd;
+	if (attach(ring, "", error)) {
+		vsw_ring_close(ring);
+		return NULL;
+	}
+	return ring;
+}
+
+EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
+{
+	uint64_t end = now_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * MILLISECOND_IN_NS;
+	unsigned seed = (unsigned)getpid() ^ (unsigned)now_ns();
+	useconds_t pause = RETRY_FIRST;
+	int ret;
+
+	if (!ring->name) {
+		explain(error, "a ring that was handed down cannot be reopened");
+		return -EINVAL;
+	}
+	detach(ring);
+	while ((ret = open_by_name(ring, error)) && now_ns() < end) {
+		/* Many clients lose one fabric at the same time; they should not all come back at the same time. */
+		usleep(pause / 2 + (useconds_t)rand_r(&seed) % (pause / 2));
+		pause = pause * 2 < RETRY_LAST ? pause * 2 : RETRY_LAST;
+	}
+	return ret;
+}
+
+EXPORT void vsw_ring_close(struct vsw_ring *ring)
+{
+	if (!ring)
+		return;
+	detach(ring);
+	free(ring->joined);
+	free(ring->name);
+	free(ring);
+}
+
+/* --- publishing --- */
+
+static void kick(struct vsw_ring *ring)
+{
+	uint64_t one = 1;
+
+	/* A full counter or socket: the other side has been told already. */
+	if (ring->kick >= 0)
+		(void)!write(ring->kick, &one, sizeof(one));
+	else
+		send(ring->socket, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Where frames are said to be by pointer, fetch them: the other side sees only our own buffers. */
+static void resolve_indirect(struct line *line)
+{
+	struct netmap_ring *ring = line->ring;
+
+	for (uint32_t i = line->published; i != ring->head; i = nmr_next(i, ring->num_slots)) {
+		struct netmap_slot *slot = &ring->slot[i];
+
+		if (slot->flags & NS_INDIRECT) {
+			uint16_t len = slot->len < ring->nr_buf_size ? slot->len : (uint16_t)ring->nr_buf_size;
+
+			memcpy(vsw_ring_buf(ring, slot->buf_idx), (void *)(uintptr_t)slot->ptr, len);
+			slot->flags = (uint16_t)(slot->flags & ~NS_INDIRECT);
+		}
+	}
+}
+
+/* In a pipe, whether a sender at the other end has as much room as it waits for: netmap's "tail has passed cur". */
+static bool peer_has_room(const struct line *line)
+{
+	uint32_t slots = line->ring->num_slots;
+	uint32_t head = nmr_take(&line->peer_atok->head);
+	uint32_t wanted = __atomic_load_n(&line->peer_atok->cur, __ATOMIC_RELAXED);
+	uint32_t room = nmr_distance(head, nmr_previous(line->published, slots), slots);
+
+	return room == slots - 1 || room > nmr_distance(head, wanted, slots);
+}
+
+/* Whether the other side is to be told of what we have just published. In a pipe the word is the other application's. */
+static bool must_kick(struct line *line)
+{
+	if (!line->peer_atok)
+		return nmr_must_kick(&line->ktoa->kern_need_kick, &line->kicked);
+	return (!line->ring->dir || peer_has_room(line)) &&
+	       nmr_must_kick(&line->peer_atok->appl_need_kick, &line->kicked);
+}
+
+/* Publish what the user did to one ring. Return whether the other side must be kicked. */
+static bool publish(struct line *line)
+{
+	struct netmap_ring *ring = line->ring;
+
+	if (line->published == ring->head) {
+		__atomic_store_n(&line->atok->cur, ring->cur, __ATOMIC_RELAXED);
+		return false;
+	}
+	line->published = ring->head;
+	nmr_publish_appl(line->atok, ring->cur, ring->head);
+	return must_kick(line);
+}
+
+static void update_tx(struct line *line)
+{
+	struct netmap_ring *ring = line->ring;
+
+	if (line->peer_atok)
+		ring->tail = nmr_previous(nmr_take(&line->peer_atok->head), ring->num_slots);
+	else
+		ring->tail = nmr_take(&line->ktoa->hwtail);
+}
+
+static void update_rx(struct line *line)
+{
+	struct netmap_ring *ring = line->ring;
+
+	if (!line->peer_atok) {
+		ring->tail = nmr_take(&line->ktoa->hwtail);
+		return;
+	}
+	for (uint32_t head = nmr_take(&line->peer_atok->head); ring->tail != head && head < ring->num_slots;
+	     ring->tail = nmr_next(ring->tail, ring->num_slots)) {
+		uint64_t word = nmr_read_slot(&line->peer_ring->slot[ring->tail]);
+
+		/* The same buffer by the same number: ring i of theirs and ours name the same ones. */
+		nmr_write_slot(&ring->slot[ring->tail], word);
+	}
+}
+
+EXPORT void vsw_ring_sync(struct vsw_ring *ring, int which)
+{
+	bool told = false;
+
+	for (uint32_t i = 0; i < ring->n; i++) {
+		if (which & VSW_TX) {
+			resolve_indirect(&ring->tx[i]);
+			told |= publish(&ring->tx[i]);
+			update_tx(&ring->tx[i]);
+		}
+		if (which & VSW_RX) {
+			told |= publish(&ring->rx[i]);
+			update_rx(&ring->rx[i]);
+		}
+	}
+	if (told)
+		kick(ring);
+}
+
+/* --- waiting --- */
+
+static uint32_t available(const struct line *line)
+{
+	return nmr_distance(line->ring->head, line->ring->tail, line->ring->num_slots);
+}
+
+static int ready(struct vsw_ring *ring, int which)
+{
+	int found = 0;
+
+	for (uint32_t i = 0; i < ring->n; i++) {
+		if (which & VSW_TX) {
+			update_tx(&ring->tx[i]);
+			if (available(&ring->tx[i]))
+				found |= VSW_TX;
+		}
+		if (which & VSW_RX) {
+			update_rx(&ring->rx[i]);
+			if (available(&ring->rx[i]))
+				found |= VSW_RX;
+		}
+	}
+	return found;
+}
+
+EXPORT int vsw_ring_fd(const struct vsw_ring *ring)
+{
+	return ring->socket;
+}
+
+EXPORT int vsw_ring_arm(struct vsw_ring *ring, int which)
+{
+	if (ring->socket < 0)
+		return -ENOTCONN;
+	for (uint32_t i = 0; i < ring->n; i++) {
+		struct line *tx = &ring->tx[i], *rx = &ring->rx[i];
+
+		if (which & VSW_TX) {
+			/* Woken for each slot we would do little else than sleep and wake. */
+			uint32_t half = nmr_advance(tx->ring->head, tx->ring->num_slots / 2, tx->ring->num_slots);
+
+			__atomic_store_n(&tx->atok->cur, half, __ATOMIC_RELAXED);
+			nmr_arm(&tx->atok->appl_need_kick, &tx->arming);
+		}
+		if (which & VSW_RX)
+			nmr_arm(&rx->atok->appl_need_kick, &rx->arming);
+	}
+	return ready(ring, which);
+}
+
+EXPORT int vsw_ring_disarm(struct vsw_ring *ring)
+{
+	char bells[BELLS_AT_ONCE];
+	ssize_t got;
+
+	for (uint32_t i = 0; i < ring->n; i++) {
+		nmr_disarm(&ring->tx[i].atok->appl_need_kick);
+		nmr_disarm(&ring->rx[i].atok->appl_need_kick);
+	}
+	while ((got = recv(ring->socket, bells, sizeof(bells), MSG_DONTWAIT)) > 0)
+		;
+	return got == 0 || (errno != EAGAIN && errno != EINTR) ? -ENOTCONN : 0;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+static int spin(struct vsw_ring *ring, int which)
+{
+	uint64_t end = now_ns() + ring->options.spin_us * 1000ULL;
+	int found;
+
+	while (!(found = ready(ring, which)) && now_ns() < end)
+		relax();
+	return found;
+}
+
+EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
+{
+	uint64_t end = timeout_ms >= 0 ? now_ns() + (uint64_t)timeout_ms * MILLISECOND_IN_NS : UINT64_MAX;
+	int found;
+
+	if (which & VSW_RX)
+		vsw_ring_release(ring);
+	found = ready(ring, which);
+	if (!found && ring->options.spin_us)
+		found = spin(ring, which);
+	while (!found) {
+		struct pollfd poll_fd = { .fd = ring->socket, .events = POLLIN };
+		uint64_t now;
+		int woken = 0;
+
+		found = vsw_ring_arm(ring, which);
+		if (found < 0)
+			return found;
+		if (!found) {
+			now = end == UINT64_MAX ? 0 : now_ns();
+			woken = poll(&poll_fd, 1,
+				     end == UINT64_MAX ? -1
+				     : now < end       ? (int)((end - now + MILLISECOND_IN_NS - 1) / MILLISECOND_IN_NS)
+						       : 0);
+			if (woken < 0 && errno != EINTR)
+				return -errno;
+		}
+		if (vsw_ring_disarm(ring)) {
+			found = ready(ring, which & VSW_RX); /* what came before the end */
+			return found ? found : -ENOTCONN;
+		}
+		found = ready(ring, which);
+		if (!found && end != UINT64_MAX && now_ns() >= end)
+			return 0;
+	}
+	return found;
+}
+
+/* --- whole frames --- */
+
+/* Copy one frame into `parts` free slots. */
+static void put(struct netmap_ring *ring, const struct iovec *frame, uint32_t parts, uint32_t part_max)
+{
+	const uint8_t *from = frame->iov_base;
+	uint32_t left = (uint32_t)frame->iov_len;
+	uint32_t at = ring->head;
+
+	while (parts--) {
+		struct netmap_slot *slot = &ring->slot[at];
+		uint32_t len = left < part_max ? left : part_max;
+
+		memcpy(vsw_ring_buf(ring, slot->buf_idx), from, len);
+		nmr_write_slot(slot, nmr_slot_word(slot->buf_idx, (uint16_t)len, parts ? NS_MOREFRAG : 0));
+		from += len;
+		left -= len;
+		at = nmr_next(at, ring->num_slots);
+	}
+	ring->head = ring->cur = at;
+}
+
+EXPORT int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsigned n)
+{
+	struct line *line;
+	struct netmap_ring *tx;
+	uint32_t part_max, room;
+	unsigned i;
+
+	if (!ring->n)
+		return -ENOTCONN;
+	line = &ring->tx[ring->next_tx];
+	tx = line->ring;
+	part_max = tx->nr_buf_size < UINT16_MAX ? tx->nr_buf_size : UINT16_MAX;
+	room = available(line);
+	for (i = 0; i < n; i++) {
+		uint32_t parts;
+
+		if (frames[i].iov_len < FRAME_MIN || frames[i].iov_len > FRAME_MAX ||
+		    (frames[i].iov_len - 1) / part_max >= NMR_MAX_FRAGMENTS)
+			break;
+		parts = ((uint32_t)frames[i].iov_len + part_max - 1) / part_max;
+		if (parts > room) {
+			update_tx(line);
+			room = available(line);
+			if (parts > room)
+				break;
+		}
+		put(tx, &frames[i], parts, part_max);
+		room -= parts;
+	}
+	if (i && publish(line))
+		kick(ring);
+	if (!i && n &&
+	    (frames[0].iov_len < FRAME_MIN || frames[0].iov_len > FRAME_MAX ||
+	     (frames[0].iov_len - 1) / part_max >= NMR_MAX_FRAGMENTS))
+		return -EMSGSIZE;
+	return (int)i;
+}
+
+EXPORT void vsw_ring_release(struct vsw_ring *ring)
+{
+	if (!ring->borrowed)
+		return;
+	ring->borrowed = false;
+	vsw_ring_sync(ring, VSW_RX);
+}
+
+/* Put the slots from `at` to the end of their frame together behind `*used` bytes of ring->joined. Return the slot after
+ * them; the frame's length, 0 for one that is too long or not all there, goes to `frame`.
+ */
+static uint32_t join(struct vsw_ring *ring, const struct netmap_ring *rx, uint32_t at, size_t *used,
+		     struct iovec *frame)
+{
+	uint8_t *start = ring->joined + *used;
+	size_t len = 0;
+	bool more = true;
+
+	while (more && at != rx->tail) {
+		uint64_t word = nmr_read_slot(&rx->slot[at]);
+
+		if (len + nmr_word_len(word) <= FRAME_MAX)
+			memcpy(start + len, vsw_ring_buf(rx, nmr_word_buf(word)), nmr_word_len(word));
+		len += nmr_word_len(word);
+		more = nmr_word_flags(word) & NS_MOREFRAG;
+		at = nmr_next(at, rx->num_slots);
+	}
+	*frame = (struct iovec){ start, more || len > FRAME_MAX ? 0 : len };
+	*used += frame->iov_len;
+	return at;
+}
+
+/* Make sure another frame of several slots can be joined. */
+static bool room_to_join(struct vsw_ring *ring, size_t used)
+{
+	if (!ring->joined) {
+		ring->joined_size = 4 * (size_t)FRAME_MAX;
+		ring->joined = malloc(ring->joined_size);
+	}
+	return ring->joined && used + FRAME_MAX <= ring->joined_size;
+}
+
+static unsigned receive_from(struct vsw_ring *ring, struct line *line, struct iovec *frames, unsigned n, size_t *used)
+{
+	struct netmap_ring *rx = line->ring;
+	uint32_t at = rx->head;
+	unsigned i = 0;
+
+	while (i < n && at != rx->tail) {
+		uint64_t word = nmr_read_slot(&rx->slot[at]);
+
+		if (nmr_word_flags(word) & NS_MOREFRAG) {
+			if (!room_to_join(ring, *used))
+				break;
+			at = join(ring, rx, at, used, &frames[i]);
+			if (frames[i].iov_len)
+				i++;
+			continue;
+		}
+		frames[i++] = (struct iovec){ vsw_ring_buf(rx, nmr_word_buf(word)), nmr_word_len(word) };
+		at = nmr_next(at, rx->num_slots);
+	}
+	if (at != rx->head) {
+		rx->head = rx->cur = at; /* published by vsw_ring_release() */
+		ring->borrowed = true;
+	}
+	return i;
+}
+
+EXPORT unsigned vsw_ring_receive(struct vsw_ring *ring, struct iovec *frames, unsigned n)
+{
+	size_t used = 0;
+	unsigned i = 0;
+
+	if (!ring->n)
+		return 0;
+	vsw_ring_release(ring);
+	for (uint32_t j = 0; j < ring->n && i < n; j++) {
+		struct line *line = &ring->rx[ring->next_rx];
+
+		if (line->ring->head == line->ring->tail)
+			update_rx(line);
+		i += receive_from(ring, line, frames + i, n - i, &used);
+		ring->next_rx = ring->next_rx + 1 == ring->n ? 0 : ring->next_rx + 1;
+	}
+	return i;
+}
+
+/* --- the memory itself --- */
+
+EXPORT uint32_t vsw_ring_count(const struct vsw_ring *ring)
+{
+	return ring->n;
+}
+
+EXPORT struct netmap_if *vsw_ring_if(const struct vsw_ring *ring)
+{
+	return ring->n ? nmr_nifp(&ring->area, ring->half) : NULL;
+}
+
+EXPORT struct netmap_ring *vsw_ring_tx(const struct vsw_ring *ring, uint32_t i)
+{
+	return i < ring->n ? ring->tx[i].ring : NULL;
+}
+
+EXPORT struct netmap_ring *vsw_ring_rx(const struct vsw_ring *ring, uint32_t i)
+{
+	return i < ring->n ? ring->rx[i].ring : NULL;
+}

@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Port type `ring`: a client in shared memory, see netmap_ring.h.
+ *
+ * Descriptors: the eventfd the client kicks us with, the memfd, our end of the client's control socket. The eventfd is
+ * never read or written here, only watched edge-triggered: whatever the client does to it wakes us at most, or leaves the
+ * client itself unheard. The memfd is closed once mapped. On the socket a byte is the doorbell, sent without blocking
+ * whatever flags the client has set on its end.
+ *
+ * The client may write to all of the memory at any time. So every index, slot and header is copied once, then checked,
+ * then used from the copy; geometry and our own positions are never read back. What a client gets wrong ends its port.
+ *
+ * A port with traffic is polled every turn of the loop. When a turn brings nothing it arms its need-kick words, looks once
+ * more, and sleeps.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../fabric/engine.h"
+#include "../fabric/pause.h"
+#include "../fabric/switch.h"
+#include "../netmap_ring.h"
+#include "outqueue.h"
+
+enum { FD_KICK, FD_MEMORY, FD_SOCKET, N_FDS };
+
+#define HEAD_ROOM   16                                 /* bytes before each head: its length prefix */
+#define HEAD_STRIDE (HEAD_ROOM + FRAME_HEAD)           /* bytes of scratch memory per frame */
+#define HEADS_SIZE  (FRAME_BATCH * HEAD_STRIDE)        /* bytes; frames of several slots are put together after them */
+#define JOIN_STRIDE (HEAD_ROOM + FRAME_MAX + NMR_LINE) /* bytes */
+
+_Static_assert((HEADS_SIZE) + (JOIN_STRIDE) <= ENGINE_SCRATCH, "no room for a frame of several slots");
+_Static_assert((FRAME_HEAD) <= (NMR_MIN_BUF), "a head may be read from any buffer");
+
+#define ROUND_FLAG (1U << 8) /* netmap's count of slots of a received frame, in the upper half of the flags */
+
+/* What the client sends. It owns [cur, head) until we have taken them; all other slots are free for it at once. */
+struct tx {
+	struct netmap_slot *slots;
+	struct nm_csb_atok *atok;
+	struct nm_csb_ktoa *ktoa;
+	uint32_t cur;  /* next slot to take */
+	uint32_t seen; /* head when we last looked */
+	uint32_t arming, kicked;
+};
+
+/* What the client receives. Those in [head, tail) are filled and the client's; all others are ours. */
+struct rx {
+	struct netmap_slot *slots;
+	struct nm_csb_atok *atok;
+	struct nm_csb_ktoa *ktoa;
+	uint32_t head;
+	uint32_t tail; /* next slot to fill */
+	uint32_t arming, kicked;
+};
+
+struct ring {
+	struct nmr_area area;
+	uint32_t rings, n_slots, buf_size, n_bufs;
+	uint32_t part_max;     /* bytes of a frame that fit one slot */
+	bool armed;            /* some need-kick word of ours is set */
+	struct outqueue queue; /* what found no slot; only where sources are paused rather than frames dropped */
+	struct tx tx[NMR_MAX_RINGS];
+	struct rx rx[NMR_MAX_RINGS];
+};
+
+static int ring_open(struct port *port)
+{
+	struct ring *ring = calloc(1, sizeof(*ring));
+	int ret;
+
+	if (!ring)
+		return -ENOMEM;
+	ret = nmr_map(port->fds[FD_MEMORY], &ring->area);
+	if (!ret && ring->area.header.n_halves != 1) {
+		nmr_unmap(&ring->area);
+		ret = -EPROTO;
+	}
+	if (ret) {
+		free(ring);
+		return ret;
+	}
+	close(port->fds[FD_MEMORY]);
+	port->fds[FD_MEMORY] = -1;
+	ring->rings = ring->area.header.rings;
+	ring->n_slots = ring->area.header.slots;
+	ring->buf_size = ring->area.header.buf_size;
+	ring->part_max = ring->buf_size < UINT16_MAX ? ring->buf_size : UINT16_MAX;
+	ring->n_bufs = ring->area.header.n_bufs;
+	for (unsigned i = 0; i < ring->rings; i++) {
+		unsigned j = ring->rings + i;
+
+		ring->tx[i].slots = nmr_ring(&ring->area, 0, i)->slot;
+		ring->tx[i].atok = nmr_atok(&ring->area, 0, i);
+		ring->tx[i].ktoa = nmr_ktoa(&ring->area, 0, i);
+		ring->rx[i].slots = nmr_ring(&ring->area, 0, j)->slot;
+		ring->rx[i].atok = nmr_atok(&ring->area, 0, j);
+		ring->rx[i].ktoa = nmr_ktoa(&ring->area, 0, j);
+		nmr_arm(&ring->tx[i].ktoa->kern_need_kick, &ring->tx[i].arming);
+	}
+	ring->armed = true;
+	port->private = ring;
+	return 0;
+}
+
+static void ring_close(struct port *port)
+{
+	struct ring *ring = port->private;
+
+	port->drops[DROP_CLOSED] += ring->queue.frames;
+	vsw_outqueue_free(&ring->queue);
+	nmr_unmap(&ring->area);
+	free(ring);
+	port->private = NULL;
+}
+
+static void ring_flush(struct port *port)
+{
+	/* No room in the socket: the client has bells to hear already. It has gone: whoever watches the socket sees it. */
+	send(port->fds[FD_SOCKET], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* --- from the client --- */
+
+/* Frames found in a burst. Single-slot frames have their heads copied one after the other from the start of the scratch
+ * memory; frames of several slots are joined, whole, behind them.
+ */
+struct burst {
+	struct port *port;
+	unsigned n;
+	uint32_t joined; /* bytes of scratch memory in use behind the heads */
+	struct frame frames[FRAME_BATCH];
+};
+
+static void hand_over(struct burst *burst)
+{
+	if (burst->n)
+		vsw_switch_input(burst->port, burst->frames, burst->n);
+	burst->n = 0;
+	burst->joined = 0;
+}
+
+/* Check a copied slot. Return false, with the port ended, when its client may not have put that there. */
+static bool check_slot(struct port *port, uint64_t word)
+{
+	const struct ring *ring = port->private;
+	uint32_t index = nmr_word_buf(word);
+
+	if (index < NMR_FIRST_BUF || index >= ring->n_bufs)
+		vsw_port_end(port, PORT_ERROR, "the client named buffer %u of %u..%u", index, NMR_FIRST_BUF,
+			     ring->n_bufs - 1);
+	else if (nmr_word_len(word) > ring->buf_size)
+		vsw_port_end(port, PORT_ERROR, "the client sent %u bytes in a buffer of %u", nmr_word_len(word),
+			     ring->buf_size);
+	else if (nmr_word_flags(word) & NS_INDIRECT)
+		vsw_port_end(port, PORT_ERROR, "the client sent a frame by a pointer");
+	else
+		return true;
+	return false;
+}
+
+/* Join the frame whose slots begin the `n` copied ones. Return how many it has; 0: its end has not come yet; -1: the port
+ * has ended.
+ */
+static int join(struct burst *burst, const uint64_t *words, unsigned n)
+{
+	struct port *port = burst->port;
+	const struct ring *ring = port->private;
+	uint32_t len = 0;
+	unsigned parts = 0;
+	uint8_t *data;
+
+	do {
+		if (parts == NMR_MAX_FRAGMENTS) {
+			vsw_port_end(port, PORT_ERROR, "the client sent a frame of more than %u slots",
+				     NMR_MAX_FRAGMENTS);
+			return -1;
+		}
+		if (parts == n)
+			return 0;
+		if (!check_slot(port, words[parts]))
+			return -1;
+		len += nmr_word_len(words[parts]);
+	} while (nmr_word_flags(words[parts++]) & NS_MOREFRAG);
+	if (len < FRAME_MIN || len > FRAME_MAX) {
+		port->drops[len < FRAME_MIN ? DROP_RUNT : DROP_OVERSIZE]++;
+		return (int)parts;
+	}
+	if (HEADS_SIZE + burst->joined + JOIN_STRIDE > ENGINE_SCRATCH)
+		hand_over(burst);
+	data = port->engine->scratch + HEADS_SIZE + burst->joined + HEAD_ROOM;
+	frame_set_prefix(data, len);
+	burst->frames[burst->n++] = frame_whole(data, len);
+	burst->joined += (uint32_t)((HEAD_ROOM + len + NMR_LINE - 1) / NMR_LINE * NMR_LINE);
+	for (unsigned i = 0; i < parts; i++) {
+		memcpy(data, nmr_buf(&ring->area, nmr_word_buf(words[i])), nmr_word_len(words[i]));
+		data += nmr_word_len(words[i]);
+	}
+	return (int)parts;
+}
+
+/* Add the frame in one slot that has been checked. */
+static inline void add(struct burst *burst, uint64_t word)
+{
+	const struct ring *ring = burst->port->private;
+	const uint8_t *buf = nmr_buf(&ring->area, nmr_word_buf(word));
+	uint8_t *head = burst->port->engine->scratch + (size_t)burst->n * HEAD_STRIDE + HEAD_ROOM;
+	uint32_t len = nmr_word_len(word);
+
+	if (len < FRAME_MIN) {
+		burst->port->drops[DROP_RUNT]++;
+		return;
+	}
+	memcpy(head, buf, FRAME_HEAD);
+	frame_set_prefix(head, len);
+	burst->frames[burst->n++] = (struct frame){
+		.head = head,
+		.rest = buf + FRAME_HEAD,
+		.len = len,
+		.head_len = len < FRAME_HEAD ? len : FRAME_HEAD,
+	};
+}
+
+/* Make frames of `n` copied slots and pass them on. Return how many slots that took, -1 when the port has ended. */
+static int forward(struct port *port, const uint64_t *words, unsigned n)
+{
+	struct burst burst;
+	unsigned i = 0;
+
+	burst.port = port;
+	burst.n = 0;
+	burst.joined = 0;
+	while (i < n) {
+		int parts = 1;
+
+		if (nmr_word_flags(words[i]) & NS_MOREFRAG)
+			parts = join(&burst, words + i, n - i);
+		else if (check_slot(port, words[i]))
+			add(&burst, words[i]);
+		else
+			parts = -1;
+		if (parts < 0)
+			return -1;
+		if (!parts)
+			break;
+		i += (unsigned)parts;
+	}
+	hand_over(&burst);
+	return (int)i;
+}
+
+/* Whether the client waits for room in its tx ring and has as much as it wants: netmap's "tail has passed cur". */
+static bool has_room_it_waits_for(const struct ring *ring, struct tx *tx, uint32_t tail)
+{
+	uint32_t wanted = __atomic_load_n(&tx->atok->cur, __ATOMIC_RELAXED);
+	uint32_t room = nmr_distance(tx->seen, tail, ring->n_slots);
+
+	if (wanted >= ring->n_slots || room == ring->n_slots - 1)
+		return true;
+	return room > nmr_distance(tx->seen, wanted, ring->n_slots);
+}
+
+/* Take one burst from one ring. Return whether there was one. */
+static bool collect_ring(struct port *port, struct tx *tx)
+{
+	struct ring *ring = port->private;
+	uint64_t words[FRAME_BATCH];
+	uint32_t head = nmr_take(&tx->atok->head);
+	uint32_t n, at = tx->cur;
+	int taken;
+
+	if (head >= ring->n_slots) {
+		vsw_port_end(port, PORT_ERROR, "the client's head is %u in a ring of %u slots", head, ring->n_slots);
+		return false;
+	}
+	tx->seen = head;
+	n = nmr_distance(at, head, ring->n_slots);
+	if (!n)
+		return false;
+	if (n > FRAME_BATCH)
+		n = FRAME_BATCH;
+	for (uint32_t i = 0; i < n; i++) {
+		words[i] = nmr_read_slot(&tx->slots[at]);
+		if (nmr_word_buf(words[i]) < ring->n_bufs)
+			__builtin_prefetch(nmr_buf(&ring->area, nmr_word_buf(words[i])));
+		at = nmr_next(at, ring->n_slots);
+	}
+	taken = forward(port, words, n);
+	if (taken <= 0)
+		return false;
+	tx->cur = nmr_advance(tx->cur, (uint32_t)taken, ring->n_slots);
+	__atomic_store_n(&tx->ktoa->hwcur, tx->cur, __ATOMIC_RELAXED);
+	nmr_publish(&tx->ktoa->hwtail, nmr_previous(tx->cur, ring->n_slots));
+	if (has_room_it_waits_for(ring, tx, nmr_previous(tx->cur, ring->n_slots)) &&
+	    nmr_must_kick(&tx->atok->appl_need_kick, &tx->kicked))
+		vsw_engine_flush_later(port);
+	return true;
+}
+
+/* --- to the client --- */
+
+static inline void copy16(uint8_t *to, const uint8_t *from)
+{
+	memcpy(to, from, 16);
+}
+
+/* Copy `n` bytes, FRAME_MIN..64, and nothing beyond them: two overlapping pieces of fixed size. */
+static inline void copy_short(uint8_t *to, const uint8_t *from, uint32_t n)
+{
+	if (n >= 32) {
+		memcpy(to, from, 32);
+		memcpy(to + n - 32, from + n - 32, 32);
+	} else if (n >= 16) {
+		copy16(to, from);
+		copy16(to + n - 16, from + n - 16);
+	} else {
+		memcpy(to, from, 8);
+		memcpy(to + n - 8, from + n - 8, 8);
+	}
+}
+
+static inline void copy_frame(uint8_t *to, const struct frame *frame)
+{
+	if (frame->len <= 64 && frame->head_len == frame->len) {
+		copy_short(to, frame->head, frame->len);
+		return;
+	}
+	if (frame->head_len == FRAME_HEAD)
+		memcpy(to, frame->head, FRAME_HEAD);
+	else
+		memcpy(to, frame->head, frame->head_len);
+	if (frame->head_len < frame->len)
+		memcpy(to + frame->head_len, frame->rest, frame->len - frame->head_len);
+}
+
+/* Slots we may still fill. One stays empty, so that full and empty differ. */
+static inline uint32_t room_in(const struct ring *ring, const struct rx *rx)
+{
+	return ring->n_slots - 1 - nmr_distance(rx->head, rx->tail, ring->n_slots);
+}
+
+/* See what the client has released. Return whether it was anything; ends the port when it was not the client's. */
+static bool take_back(struct port *port, struct rx *rx)
+{
+	const struct ring *ring = port->private;
+	uint32_t head = nmr_take(&rx->atok->head);
+
+	if (head == rx->head)
+		return false;
+	if (head >= ring->n_slots ||
+	    nmr_distance(rx->head, head, ring->n_slots) > nmr_distance(rx->head, rx->tail, ring->n_slots)) {
+		vsw_port_end(port, PORT_ERROR, "the client released slots up to %u, but has %u to %u", head, rx->head,
+			     rx->tail);
+		return false;
+	}
+	rx->head = head;
+	return true;
+}
+
+/* Return the buffer in the slot at `at`, NULL with the port ended when the client has put a wrong one there. */
+static inline uint8_t *buffer_at(struct port *port, const struct rx *rx, uint32_t at, uint32_t *index)
+{
+	const struct ring *ring = port->private;
+
+	*index = nmr_word_buf(nmr_read_slot(&rx->slots[at]));
+	if (*index >= NMR_FIRST_BUF && *index < ring->n_bufs)
+		return nmr_buf(&ring->area, *index);
+	vsw_port_end(port, PORT_ERROR, "the client left buffer %u of %u..%u to receive into", *index, NMR_FIRST_BUF,
+		     ring->n_bufs - 1);
+	return NULL;
+}
+
+/* Put bytes of a frame into slots from `rx->tail` on: `parts` of them, all free. Return false when the port has ended. */
+static bool put_long(struct port *port, struct rx *rx, const struct frame *frame, uint32_t parts)
+{
+	const struct ring *ring = port->private;
+	struct iovec pieces[2];
+	unsigned piece = 0;
+	size_t from = 0;
+	uint32_t left = frame->len;
+	uint32_t at = rx->tail;
+
+	frame_pieces(frame, 0, pieces);
+	for (uint32_t part = 0; part < parts; part++) {
+		uint32_t len = left < ring->part_max ? left : ring->part_max;
+		uint16_t flags = (uint16_t)(parts * ROUND_FLAG | (part + 1 < parts ? NS_MOREFRAG : 0));
+		uint32_t index, done = 0;
+		uint8_t *to = buffer_at(port, rx, at, &index);
+
+		if (!to)
+			return false;
+		while (done < len) {
+			size_t n =
+				pieces[piece].iov_len - from < len - done ? pieces[piece].iov_len - from : len - done;
+
+			memcpy(to + done, (uint8_t *)pieces[piece].iov_base + from, n);
+			done += (uint32_t)n;
+			from += n;
+			if (from == pieces[piece].iov_len) {
+				piece++;
+				from = 0;
+			}
+		}
+		nmr_write_slot(&rx->slots[at], nmr_slot_word(index, (uint16_t)len, flags));
+		left -= len;
+		at = nmr_next(at, ring->n_slots);
+	}
+	rx->tail = at;
+	return true;
+}
+
+/* Put as many of `n` frames into free slots as fit, and publish them. Return how many; 0 when the port has ended. */
+static unsigned fill(struct port *port, struct rx *rx, const struct frame *frames, unsigned n)
+{
+	const struct ring *ring = port->private;
+	uint32_t before = rx->tail, room;
+	uint64_t bytes = 0;
+	unsigned too_long = 0, i;
+
+	if (room_in(ring, rx) < n)
+		take_back(port, rx);
+	if (port->state != PORT_UP)
+		return 0;
+	room = room_in(ring, rx);
+	for (i = 0; i < n && room; i++) {
+		uint32_t len = frames[i].len, index;
+		uint8_t *to;
+
+		if (len > ring->part_max) {
+			uint32_t parts = (len + ring->part_max - 1) / ring->part_max;
+
+			if (parts > NMR_MAX_FRAGMENTS || parts >= ring->n_slots) {
+				too_long++;
+				continue;
+			}
+			if (parts > room)
+				break;
+			if (!put_long(port, rx, &frames[i], parts))
+				return 0;
+			bytes += len;
+			room -= parts;
+			continue;
+		}
+		to = buffer_at(port, rx, rx->tail, &index);
+		if (!to)
+			return 0;
+		copy_frame(to, &frames[i]);
+		nmr_write_slot(&rx->slots[rx->tail], nmr_slot_word(index, (uint16_t)len, ROUND_FLAG));
+		rx->tail = nmr_next(rx->tail, ring->n_slots);
+		bytes += len;
+		room--;
+	}
+	port->drops[DROP_TOO_LONG] += too_long;
+	vsw_port_count_tx(port, i - too_long, bytes);
+	if (rx->tail != before) {
+		nmr_publish(&rx->ktoa->hwtail, rx->tail);
+		if (nmr_must_kick(&rx->atok->appl_need_kick, &rx->kicked))
+			vsw_engine_flush_later(port);
+	}
+	return i;
+}
+
+/* Frames between the same two stations stay in one ring, and so in order. */
+static struct rx *choose(struct ring *ring, const struct frame *frame)
+{
+	uint64_t stations = frame_destination(frame) * 31 + frame_source(frame);
+
+	return &ring->rx[(uint32_t)((stations * 0x9e3779b97f4a7c15ULL) >> 32) % ring->rings];
+}
+
+static unsigned spread(struct port *port, const struct frame *frames, unsigned n)
+{
+	struct ring *ring = port->private;
+	unsigned i = 0;
+
+	if (ring->rings == 1)
+		return fill(port, &ring->rx[0], frames, n);
+	while (i < n) {
+		struct rx *rx = choose(ring, &frames[i]);
+		unsigned run = 1;
+
+		while (i + run < n && choose(ring, &frames[i + run]) == rx)
+			run++;
+		if (fill(port, rx, frames + i, run) < run)
+			break; /* the rest keeps its order, if in the queue; at worst a ring that has room waits a little */
+		i += run;
+	}
+	return i;
+}
+
+static uint32_t least_room(const struct ring *ring)
+{
+	uint32_t least = UINT32_MAX;
+
+	for (unsigned i = 0; i < ring->rings; i++)
+		if (room_in(ring, &ring->rx[i]) < least)
+			least = room_in(ring, &ring->rx[i]);
+	return least;
+}
+
+/* Sources are paused when less than this is free, so that what they send next still fits. */
+static uint32_t mark(const struct ring *ring)
+{
+	return ring->n_slots / 2 < FRAME_BATCH ? ring->n_slots / 2 : FRAME_BATCH;
+}
+
+static void ring_deliver(struct port *port, const struct frame *frames, unsigned n)
+{
+	struct ring *ring = port->private;
+	unsigned i = ring->queue.frames ? 0 : spread(port, frames, n);
+
+	if (port->state != PORT_UP) {
+		port->drops[DROP_CLOSED] += n - i;
+		return;
+	}
+	for (; i < n; i++)
+		if (!vsw_outqueue_push(&ring->queue, &frames[i], 0))
+			port->drops[DROP_OVERFLOW]++;
+	if (ring->queue.frames || least_room(ring) < mark(ring)) {
+		vsw_pause_congested(port);
+		vsw_engine_warm(port);
+	}
+}
+
+/* Move queued frames into slots the client has released. Return whether there were any. */
+static bool drain(struct port *port)
+{
+	struct ring *ring = port->private;
+	bool released = false;
+
+	for (unsigned i = 0; i < ring->rings && port->state == PORT_UP; i++)
+		released |= take_back(port, &ring->rx[i]);
+	while (port->state == PORT_UP && ring->queue.frames) {
+		uint8_t *data = port->engine->scratch + HEAD_ROOM;
+		struct frame frame = frame_whole(data, vsw_outqueue_copy_front(&ring->queue, data));
+		uint64_t frames = 0, bytes = 0; /* counted by spread() */
+
+		if (!spread(port, &frame, 1))
+			break;
+		vsw_outqueue_consume(&ring->queue, FRAME_PREFIX + frame.len, &frames, &bytes);
+	}
+	if (port->state != PORT_UP)
+		return false;
+	if (!ring->queue.frames && least_room(ring) >= ring->n_slots / 2)
+		vsw_pause_relieved(port, least_room(ring) == ring->n_slots - 1);
+	return released;
+}
+
+/* --- sleeping and waking --- */
+
+static bool waits_for_room(const struct port *port)
+{
+	const struct ring *ring = port->private;
+
+	return ring->queue.frames || port->congestion != CONGESTION_CLEAR;
+}
+
+static void disarm(struct ring *ring)
+{
+	for (unsigned i = 0; ring->armed && i < ring->rings; i++) {
+		nmr_disarm(&ring->tx[i].ktoa->kern_need_kick);
+		nmr_disarm(&ring->rx[i].ktoa->kern_need_kick);
+	}
+	ring->armed = false;
+}
+
+/* Ask to be kicked for whatever this port waits for. Return whether there is something already. */
+static bool arm(struct port *port)
+{
+	struct ring *ring = port->private;
+	bool ready = false;
+
+	ring->armed = true;
+	for (unsigned i = 0; i < ring->rings; i++) {
+		struct tx *tx = &ring->tx[i];
+		struct rx *rx = &ring->rx[i];
+
+		if (!port->waits_for) {
+			nmr_arm(&tx->ktoa->kern_need_kick, &tx->arming);
+			ready |= nmr_take(&tx->atok->head) != tx->seen;
+		}
+		if (waits_for_room(port)) {
+			nmr_arm(&rx->ktoa->kern_need_kick, &rx->arming);
+			ready |= nmr_take(&rx->atok->head) != rx->head;
+		}
+	}
+	return ready;
+}
+
+static bool ring_poll(struct port *port)
+{
+	struct ring *ring = port->private;
+	bool busy = false;
+
+	disarm(ring);
+	if (waits_for_room(port))
+		busy |= drain(port);
+	for (unsigned i = 0; i < ring->rings && port->state == PORT_UP && !port->waits_for; i++)
+		busy |= collect_ring(port, &ring->tx[i]);
+	if (port->state != PORT_UP)
+		return false;
+	return busy || arm(port);
+}
+
+/* The client has kicked us. */
+static void ring_collect(struct port *port)
+{
+	vsw_engine_warm(port);
+}
+
+const struct port_ops vsw_ring_ops = {
+	.name = "ring",
+	.n_fds = N_FDS,
+	.open = ring_open,
+	.collect = ring_collect,
+	.deliver = ring_deliver,
+	.poll = ring_poll,
+	.flush = ring_flush,
+	.close = ring_close,
+};
