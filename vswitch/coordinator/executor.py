@@ -109,13 +109,14 @@ class Executor:
             number = next(self._bus_numbers)
             self._buses[network.name] = Bus(f"230.0.{number >> 8}.{number & 255}", _BUS_PORT)
         else:
+            settings = network.settings
             await self._fabric.add_network(
-                network.name, network.type, ageing=network.ageing, fdb_limit=network.fdb_limit
+                network.name, network.type, ageing=settings.ageing, fdb_limit=settings.fdb_limit
             )
         if network.ports and network.type == "mcast":
             await self._bridge_bus(network.name)
-        for port, spec in network.ports.items():
-            await self._fabric.add_outside_port(network.name, port, spec)
+        for name, port in network.ports.items():
+            await self._fabric.add_outside_port(network.name, name, port.spec)
         self._actual.happened("network", network.name, "added")
 
     async def _remove_network(self, action: plan.RemoveNetwork) -> None:
@@ -132,8 +133,8 @@ class Executor:
     async def _make_bridge(self, name: str) -> None:
         from ..ports.mcast import open_bus
 
-        network = self.lab.networks[name]
-        await self._fabric.add_network(name, "switch", ageing=network.ageing, fdb_limit=network.fdb_limit)
+        settings = self.lab.networks[name].settings
+        await self._fabric.add_network(name, "switch", ageing=settings.ageing, fdb_limit=settings.fdb_limit)
         await self._fabric.add_port(name, "bus", "mcast", list(open_bus(*self._buses[name])))
 
     # --- links ------------------------------------------------------------------------------------------------------

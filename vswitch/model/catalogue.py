@@ -9,7 +9,7 @@ import msgspec.inspect as mi
 from msgspec import Struct
 
 from ..ports.port import PortSpec
-from .spec import CommonSpec, GroupSpec, KindSpec, NodeSpec
+from .spec import CommonSpec, GroupSpec, KindSpec, NodeSpec, PortSettingsSpec
 
 _COMMON = {
     name for spec in (CommonSpec, KindSpec, GroupSpec, NodeSpec) for name in spec.__struct_fields__
@@ -17,14 +17,22 @@ _COMMON = {
 
 
 class Catalogue(NamedTuple):
-    """Settings structs by the name of their driver, and of their port type."""
+    """Settings structs by the name of their driver, and of their port type.
+
+    `stream_drivers` are the drivers of which any two nodes can be joined by one socket, without the fabric.
+    """
 
     drivers: dict[str, type[Struct]]
     port_types: dict[str, type[PortSpec]]
+    stream_drivers: frozenset[str] = frozenset()
 
     def fields(self, driver: str) -> dict[str, mi.Field]:
         """The settings of one driver, by key."""
         return _fields(self.drivers[driver])
+
+    def port_fields(self, port_type: str) -> dict[str, mi.Field]:
+        """The settings of one port type, by key."""
+        return _port_fields(self.port_types[port_type])
 
     def drivers_with(self, key: str) -> list[str]:
         """The drivers that have a setting called `key`."""
@@ -48,9 +56,22 @@ def _fields(spec: type[Struct]) -> dict[str, mi.Field]:
 
 
 @functools.cache
+def _port_fields(spec: type[PortSpec]) -> dict[str, mi.Field]:
+    info = mi.type_info(spec)
+    assert isinstance(info, mi.StructType)
+    fields = {field.encode_name: field for field in info.fields}
+    if clash := set(PortSettingsSpec.__struct_fields__) & fields.keys():
+        raise TypeError(f"{spec.__name__}: {', '.join(sorted(clash))} are settings of every port; choose other names")
+    return fields
+
+
+@functools.cache
 def installed() -> Catalogue:
     """Everything that comes with vswitch."""
     from ..nodes.driver import load_drivers
     from ..ports.port import load_port_types
 
-    return Catalogue({name: driver.Spec for name, driver in load_drivers().items()}, load_port_types())
+    drivers = load_drivers()
+    specs = {name: driver.Spec for name, driver in drivers.items()}
+    streams = frozenset(name for name, driver in drivers.items() if driver.takes_stream)
+    return Catalogue(specs, load_port_types(), streams)

@@ -187,6 +187,9 @@ class Converter:
             except ValueError as error:
                 self.problems.error(path, f"{error}, not {quote(key)}", key=True)
                 return BAD
+        if isinstance(info, mi.LiteralType) and key not in info.values:
+            self.unknown_key(path[:-1], key, map(str, info.values))
+            return BAD
         return key
 
     def _list(self, node: Sequence, info: mi.ListType | mi.VarTupleType, path: Path, extra: dict[str, Any]) -> Any:

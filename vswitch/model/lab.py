@@ -11,6 +11,10 @@ from msgspec import Struct
 
 NetworkType = Literal["switch", "hub", "mcast"]
 Condition = Literal["started", "ready", "healthy"]
+VlanProtocol = Literal["802.1Q", "802.1ad"]
+ReservedGroup = Literal["stp", "pause", "lacp", "dot1x", "lldp", "other"]
+ReservedPolicy = Literal["forward", "drop", "deliver"]
+Overflow = Literal["pause", "drop"]
 
 
 class Interface(Struct, frozen=True, kw_only=True):
@@ -51,17 +55,59 @@ class Node(Struct, frozen=True, kw_only=True):
     ready_timeout: float = 60.0
 
 
-class Network(Struct, frozen=True, kw_only=True):
-    """One LAN. `ageing` in seconds; `fdb_limit` in entries; `ports` are the ports that face outside the lab, by name:
-    each value holds the fields of a port spec, `type` among them.
+class SwitchSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be changed of a switch while it runs. `ageing` in seconds; `fdb_limit` in entries.
+
+    `reserved_multicast` has the groups that are not simply forwarded.
     """
+
+    ageing: float = 300.0
+    fdb_limit: int = 8192
+    vlan_filtering: bool = False
+    vlan_protocol: VlanProtocol = "802.1Q"
+    reserved_multicast: dict[ReservedGroup, ReservedPolicy] = {}
+
+
+class PortSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be changed of a switch's port while it runs; model/settings.py has the rules.
+
+    `trunk` holds VLANs and ranges ("10", "20-30"), ascending, none twice; `static_macs` "MAC" or "MAC@VLAN".
+    `storm_limit` in frames/s and `mac_limit` in addresses, 0 is none; `mtu` in bytes after the Ethernet header.
+    """
+
+    vlan: int | None = None
+    trunk: tuple[str, ...] = ()
+    native: int | None = None
+    isolated: bool = False
+    learning: bool = True
+    unknown_flood: bool = True
+    broadcast_flood: bool = True
+    multicast_flood: bool = True
+    storm_limit: int = 0
+    mac_limit: int = 0
+    static_macs: tuple[str, ...] = ()
+    sticky: bool = False
+    mtu: int | None = None
+    hairpin: bool = False
+    control: bool = False
+    overflow: Overflow = "pause"
+
+
+class OutsidePort(Struct, frozen=True, kw_only=True):
+    """A port that faces outside the lab. `spec` holds the fields of a port spec (vswitch/ports), `type` among them."""
+
+    spec: dict[str, Any]
+    settings: PortSettings = PortSettings()
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """One LAN. `ports` are the ports that face outside the lab, by name; links bring the others."""
 
     name: str
     type: NetworkType = "switch"
     subnets: tuple[str, ...] = ()
-    ageing: float = 300.0
-    fdb_limit: int = 8192
-    ports: dict[str, dict[str, Any]] = {}
+    settings: SwitchSettings = SwitchSettings()
+    ports: dict[str, OutsidePort] = {}
 
 
 class Endpoint(Struct, frozen=True):
@@ -75,10 +121,14 @@ class Endpoint(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """Joins a node interface to a network, or two interfaces point to point. `a` is always an interface."""
+    """Joins a node interface to a network, or two interfaces point to point. `a` is always an interface.
+
+    `settings` are those of the network's port, which is called like the interface ("vm1:eth0").
+    """
 
     a: Endpoint
     b: Endpoint
+    settings: PortSettings = PortSettings()
 
     @property
     def name(self) -> str:
@@ -112,3 +162,8 @@ class Lab(Struct, frozen=True, kw_only=True):
     checks: dict[str, Check] = {}
     hosts: dict[str, tuple[str, ...]] = {}
     warnings: tuple[str, ...] = ()
+
+    def ports(self, network: str) -> dict[str, PortSettings]:
+        """The ports of one network by name: those that face outside, then those of links, in file order."""
+        outside = {name: port.settings for name, port in self.networks[network].ports.items()}
+        return outside | {str(link.a): link.settings for link in self.links if link.b == Endpoint(network)}

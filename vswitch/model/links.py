@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .lab import Endpoint, Link
 from .problems import Problems, quote
-from .spec import INTERFACE_PATTERN, INTERFACE_RULE, EndpointSpec, LabSpec, LinkSpec
+from .spec import INTERFACE_PATTERN, INTERFACE_RULE, EndpointSpec, LabSpec, LinkSpec, PortSettingsSpec
 from .tree import Path
 
 
@@ -26,10 +26,11 @@ class WrittenLink(NamedTuple):
     ends: tuple[End, End]
     path: Path
     subnet: str | list[str] | None = None
+    port: PortSettingsSpec | None = None
 
     @property
     def link(self) -> Link:
-        """The link itself."""
+        """The link itself, its port's settings left open."""
         return Link(self.ends[0].endpoint, self.ends[1].endpoint)
 
 
@@ -56,11 +57,11 @@ class _Reader:
     def link(self, path: Path, spec: list[str | EndpointSpec] | LinkSpec) -> WrittenLink | None:
         """Read one link."""
         if isinstance(spec, LinkSpec):
-            written, subnet, ends_path = spec.endpoints, spec.subnet, (*path, "endpoints")
+            written, subnet, port, ends_path = spec.endpoints, spec.subnet, spec.port, (*path, "endpoints")
             if spec.impair is not None:
                 self._problems.error((*path, "impair"), "impairments are not there yet", key=True)
         else:
-            written, subnet, ends_path = spec, None, path
+            written, subnet, port, ends_path = spec, None, None, path
         ends = [self._end((*ends_path, index), end) for index, end in enumerate(written)]
         first, second = ends
         if first is None or second is None:
@@ -77,8 +78,11 @@ class _Reader:
             network = second.endpoint.target
             message = f"is for a link of two interfaces; here it belongs under networks.{network}"
             self._problems.error((*path, "subnet"), message, key=True)
+        if port is not None and second.endpoint.interface is not None:
+            message = "is for a link to a switch: between two interfaces there is none"
+            self._problems.error((*path, "port"), message, key=True)
         taken = [self._take(end) for end in (first, second)]
-        return WrittenLink((first, second), path, subnet) if all(taken) else None
+        return WrittenLink((first, second), path, subnet, port) if all(taken) else None
 
     def _take(self, end: End) -> bool:
         """Note that an interface is linked; False if it was already."""

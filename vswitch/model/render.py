@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from collections.abc import Mapping as AnyMapping
+from typing import Any, get_args
 
-from .lab import Check, Healthcheck, Lab, Network, Node
+from .lab import Check, Healthcheck, Lab, Link, Network, Node, PortSettings, ReservedGroup, ReservedPolicy
+from .settings import changed_settings
 from .tree import resolve_plain
 from .units import format_duration
 
@@ -22,7 +24,7 @@ def to_plain(lab: Lab) -> dict[str, Any]:
         "kinds": kinds,
         "networks": {name: _network(network) for name, network in lab.networks.items()},
         "nodes": {name: _node(node) for name, node in lab.nodes.items()},
-        "links": [[str(link.a), str(link.b)] for link in lab.links],
+        "links": [_link(link) for link in lab.links],
         "checks": {name: _check(check) for name, check in lab.checks.items()},
     }
     rendered: dict[str, Any] = _escape({key: value for key, value in contents.items() if value not in ({}, [])})
@@ -58,10 +60,51 @@ def _network(network: Network) -> dict[str, Any]:
     return {
         "type": network.type,
         **({"subnet": list(network.subnets)} if network.subnets else {}),
-        "ageing": format_duration(network.ageing),
-        "fdb_limit": network.fdb_limit,
-        **({"ports": network.ports} if network.ports else {}),
+        **_switch(network),
+        **(
+            {"ports": {name: port.spec | _port(port.settings) for name, port in network.ports.items()}}
+            if network.ports
+            else {}
+        ),
     }
+
+
+def _switch(network: Network) -> dict[str, Any]:
+    settings = network.settings
+    common = {"ageing": format_duration(settings.ageing), "fdb_limit": settings.fdb_limit}
+    if network.type != "switch":
+        return common
+    return {
+        **common,
+        "vlan_filtering": settings.vlan_filtering,
+        "vlan_protocol": settings.vlan_protocol,
+        "reserved_multicast": plain_reserved(settings.reserved_multicast),
+    }
+
+
+def plain_reserved(policies: AnyMapping[ReservedGroup, ReservedPolicy]) -> str | dict[str, str]:
+    """What becomes of reserved multicast, as a lab file says it: one word if it is the same for all."""
+    every: dict[str, str] = {group: policies.get(group, "forward") for group in get_args(ReservedGroup)}
+    words = set(every.values())
+    if len(words) == 1:
+        return words.pop()
+    return {group: policy for group, policy in every.items() if policy != "forward"}
+
+
+def _link(link: Link) -> Any:
+    ends = [str(link.a), str(link.b)]
+    settings = _port(link.settings)
+    return {"endpoints": ends, "port": settings} if settings else ends
+
+
+def _port(settings: PortSettings) -> dict[str, Any]:
+    """Those settings of a port that differ from their defaults: ports are many."""
+    contents = changed_settings(settings)
+    if settings.trunk:
+        contents["trunk"] = [int(text) if text.isdecimal() else text for text in settings.trunk]
+    if settings.static_macs:
+        contents["static_macs"] = list(settings.static_macs)
+    return contents
 
 
 def _node(node: Node) -> dict[str, Any]:

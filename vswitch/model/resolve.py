@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
+from collections.abc import Container
 from collections.abc import Mapping as AnyMapping
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import msgspec.inspect as mi
@@ -16,13 +17,34 @@ from .addressing import Addressing, Member, Segment, as_list, read_subnets
 from .catalogue import Catalogue
 from .convert import BAD, Converter
 from .inherit import Inheritance, Inherited
-from .lab import Check, Condition, Endpoint, Healthcheck, Interface, Lab, Link, Network, Node
+from .lab import (
+    Check,
+    Condition,
+    Endpoint,
+    Healthcheck,
+    Interface,
+    Lab,
+    Link,
+    Network,
+    Node,
+    OutsidePort,
+    PortSettings,
+    SwitchSettings,
+)
 from .links import End, WrittenLink, read_links
 from .mac import derive_mac, mac_mistake
 from .problems import Problems
-from .spec import CheckSpec, HealthcheckSpec, InterfaceSpec, LabSpec, NetworkSpec
+from .settings import MAX_PORTS, MAX_SWITCHES, merge_port, merge_switch, network_mistakes, wants_filtering
+from .spec import CheckSpec, HealthcheckSpec, InterfaceSpec, LabSpec, NetworkSpec, PortSettingsSpec
 from .tree import Mapping, Path, find
 from .tree import Node as Tree
+
+
+class _Port(NamedTuple):
+    """A port of a network: its settings, and where they are written."""
+
+    settings: PortSettings
+    path: Path
 
 
 def resolve(
@@ -68,9 +90,13 @@ class _Resolver:
             node: self._node(node, settings, names[node], macs, addresses, dependencies.get(node, {}))
             for node, settings in inherited.items()
         }
-        networks = {network: self._network(network, spec) for network, spec in self._file.networks.items()}
+        on_network = self._linked_ports(links)
+        networks = {
+            network: self._network(network, spec, on_network[network]) for network, spec in self._file.networks.items()
+        }
         checks = {check: self._check(check, spec) for check, spec in self._file.checks.items()}
-        written = tuple(link.link for link in links)
+        written = tuple(self._link(link, on_network) for link in links)
+        self._check_number_of_switches(written, inherited)
         self._warn(written)
         return Lab(
             name=self._name,
@@ -252,20 +278,70 @@ class _Resolver:
 
     # --- networks and checks ----------------------------------------------------------------------------------------
 
-    def _network(self, name: str, spec: NetworkSpec) -> Network:
-        path: Path = ("networks", name, "ports")
-        ports = {port: self._port((*path, port)) for port in spec.ports}
-        return Network(
+    def _linked_ports(self, links: list[WrittenLink]) -> dict[str, dict[str, _Port]]:
+        """The ports that links bring, by network and name."""
+        ports: dict[str, dict[str, _Port]] = defaultdict(dict)
+        for link in links:
+            interface, other = (end.endpoint for end in link.ends)
+            if other.interface is None:
+                path = (*link.path, "port")
+                settings = self._port_settings(link.port, path) if link.port is not None else PortSettings()
+                ports[other.target][str(interface)] = _Port(settings, path)
+        return ports
+
+    def _link(self, written: WrittenLink, on_network: AnyMapping[str, AnyMapping[str, _Port]]) -> Link:
+        link = written.link
+        if link.point_to_point:
+            return link
+        return msgspec.structs.replace(link, settings=on_network[link.b.target][str(link.a)].settings)
+
+    def _port_settings(self, spec: PortSettingsSpec, path: Path) -> PortSettings:
+        node = find(self._root, path)
+        return merge_port(PortSettings(), spec, node.items if isinstance(node, Mapping) else ())
+
+    def _network(self, name: str, spec: NetworkSpec, linked: dict[str, _Port]) -> Network:
+        path: Path = ("networks", name)
+        outside = {port: self._outside_port((*path, "ports", port)) for port in spec.ports}
+        facing_outside = {port: settings for port, settings in outside.items() if settings is not None}
+        ports = {
+            **{port: _Port(found.settings, (*path, "ports", port)) for port, found in facing_outside.items()},
+            **linked,
+        }
+        node = find(self._root, path)
+        settings = merge_switch(SwitchSettings(), spec, node.items if isinstance(node, Mapping) else ())
+        if spec.vlan_filtering is None and spec.type == "switch":
+            filtering = wants_filtering(port.settings for port in ports.values())
+            settings = msgspec.structs.replace(settings, vlan_filtering=filtering)
+        network = Network(
             name=name,
             type=spec.type,
             # Mistakes in them have been reported where addresses were given out.
             subnets=tuple(str(subnet) for subnet, _ in read_subnets(spec.subnet, (), Problems(""))),
-            ports={port: settings for port, settings in ports.items() if settings is not None},
-            **_written(ageing=spec.ageing, fdb_limit=spec.fdb_limit),
+            settings=settings,
+            ports=facing_outside,
         )
+        self._check_settings(network, ports)
+        return network
 
-    def _port(self, path: Path) -> dict[str, Any] | None:
-        """The settings of a port facing outside, as its port type has them."""
+    def _check_settings(self, network: Network, ports: dict[str, _Port]) -> None:
+        path: Path = ("networks", network.name)
+        for mistake in network_mistakes(network, {name: port.settings for name, port in ports.items()}):
+            place = path if mistake.port is None else ports[mistake.port].path
+            self._problems.error((*place, *mistake.path), mistake.what)
+        if network.type != "mcast" and len(ports) > MAX_PORTS:
+            self._problems.error(path, f"has {len(ports)} ports; {MAX_PORTS} is the most", key=True)
+
+    def _check_number_of_switches(self, links: tuple[Link, ...], inherited: AnyMapping[str, Inherited]) -> None:
+        """Bound what the fabric has to hold. A link whose two ends take one socket needs nothing of it."""
+        direct = {node for node, settings in inherited.items() if settings.driver in self._catalogue.stream_drivers}
+        networks = sum(network.type != "mcast" for network in self._file.networks.values())
+        between = sum(link.point_to_point and not {link.a.target, link.b.target} <= direct for link in links)
+        if networks + between > MAX_SWITCHES:
+            what = f"{networks} switches and hubs, and {between} links between two interfaces, which take one each"
+            self._problems.error((), f"needs too many switches: {what}; {MAX_SWITCHES} is the most")
+
+    def _outside_port(self, path: Path) -> OutsidePort | None:
+        """A port facing outside: the fields of its port type, and the settings any port has, stand side by side."""
         node = find(self._root, path)
         types = self._catalogue.port_types
         if not isinstance(node, Mapping) or "type" not in node.items:
@@ -276,12 +352,24 @@ class _Resolver:
             if tag is not BAD:
                 self._problems.unknown((*path, "type"), "port type", tag, types)
             return None
-        spec = self._converter.struct(node, types[tag], path)
-        if not isinstance(spec, PortSpec):
+        of_type = self._catalogue.port_fields(tag)
+        common = PortSettingsSpec.__struct_fields__
+        for key in node.items:
+            if key not in common and key not in of_type and key != "type":
+                self._converter.unknown_key(path, key, {*common, *of_type})
+        spec = self._converter.struct(_only(node, {*of_type, "type"}), types[tag], path)
+        settings = self._converter.struct(_only(node, common), PortSettingsSpec, path)
+        if not isinstance(spec, PortSpec) or settings is None:
             return None
         for what in spec.problems():
             self._problems.error(path, what)
-        return {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
+        if spec.many_peers() and settings.static_macs:
+            message = (
+                "is for a port with one peer; this one serves many, and which of them has the address is not known"
+            )
+            self._problems.error((*path, "static_macs"), message)
+        fields = {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
+        return OutsidePort(spec=fields, settings=merge_port(PortSettings(), settings, node.items))
 
     def _check(self, name: str, spec: CheckSpec) -> Check:
         if spec.node not in self._declared_nodes:
@@ -324,6 +412,14 @@ def _healthcheck(spec: HealthcheckSpec | None) -> Healthcheck | None:
 def _written(**values: Any) -> dict[str, Any]:
     """The arguments that are not None, so that the defaults of lab.py hold for the others."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _only(node: Mapping, keys: Container[str]) -> Mapping:
+    """The part of a mapping with these keys."""
+    part = Mapping(node.mark)
+    part.items = {key: value for key, value in node.items.items() if key in keys}
+    part.keys = {key: node.keys[key] for key in part.items}
+    return part
 
 
 def _hosts(nodes: dict[str, Node]) -> dict[str, tuple[str, ...]]:

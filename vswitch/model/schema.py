@@ -7,9 +7,10 @@ from typing import Any
 import msgspec.inspect as mi
 from msgspec import NODEFAULT
 
+from ..ports.port import PortSpec
 from .catalogue import Catalogue
 from .convert import describe, type_info
-from .spec import TOPOLOGY_KEYS, GroupSpec, KindSpec, LabSpec, NetworkSpec, NodeSpec
+from .spec import TOPOLOGY_KEYS, GroupSpec, KindSpec, LabSpec, NetworkSpec, NodeSpec, PortSettingsSpec
 from .units import UNITS
 
 _VARIABLE = {"$ref": "#/$defs/variable"}
@@ -70,8 +71,8 @@ class _Schema:
                 return {"$ref": f"#/$defs/{name}"}
             case mi.DictType(key_type=keys, value_type=values):
                 schema: dict[str, Any] = {"type": ["object", "null"], "additionalProperties": self.of(values)}
-                pattern = _pattern(keys)
-                return {**schema, "propertyNames": {"pattern": pattern}} if pattern is not None else schema
+                names = _key_names(keys)
+                return {**schema, "propertyNames": names} if names else schema
             case mi.ListType(item_type=items) | mi.VarTupleType(item_type=items):
                 limits = {"minItems": info.min_length, "maxItems": info.max_length}
                 kinds = "array" if info.min_length else ["array", "null"]
@@ -91,6 +92,10 @@ class _Schema:
             properties.update(self._driver_settings())
         if info.cls is NetworkSpec:
             properties["ports"] = self._ports()
+        if issubclass(info.cls, PortSpec):
+            settings = type_info(PortSettingsSpec)
+            assert isinstance(settings, mi.StructType)
+            properties.update({field.encode_name: self._field(field) for field in settings.fields})
         if info.tag_field is not None:
             properties = {info.tag_field: {"const": info.tag}, **properties}
         required = [field.encode_name for field in info.fields if field.required]
@@ -166,10 +171,13 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _pattern(info: mi.Type) -> str | None:
+def _key_names(info: mi.Type) -> dict[str, Any]:
+    """The schema of a mapping's keys; empty when any will do."""
     while isinstance(info, mi.Metadata):
         info = info.type
-    return info.pattern if isinstance(info, mi.StrType) else None
+    if isinstance(info, mi.LiteralType):
+        return {"enum": list(info.values)}
+    return _set({"pattern": info.pattern}) if isinstance(info, mi.StrType) else {}
 
 
 def _first_paragraph(text: str | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from .lab import Condition, NetworkType
+from .lab import Condition, NetworkType, Overflow, ReservedGroup, ReservedPolicy, VlanProtocol
 
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 NAME_RULE = "a name (letters, digits, '_', '.', '-'; the first a letter or digit; 63 at most)"
@@ -40,6 +40,22 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Addresses = Annotated[list[str], Meta(max_length=64)]
 Subnets = Annotated[list[str], Meta(max_length=16)]
 FdbLimit = Annotated[int, Meta(ge=1, le=1 << 20)]
+Vlan = Annotated[int, Meta(ge=1, le=4094)]
+Vlans = Annotated[
+    str,
+    Meta(
+        pattern="^([0-9]{1,4}(-[0-9]{1,4})?|all)$", extra={"what": "a VLAN such as 10, a range such as 20-30, or all"}
+    ),
+]
+StaticMac = Annotated[
+    str,
+    Meta(
+        pattern="^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}(@[0-9]{1,4})?$",
+        extra={"what": "MAC or MAC@VLAN, such as 52:54:00:12:34:56@10"},
+    ),
+]
+FramesPerSecond = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+MacLimit = Annotated[int, Meta(ge=0, le=1 << 20)]
 
 DriverSettings: TypeAlias = dict[str, Any]
 """Stands for the fields of a driver's own `Spec`."""
@@ -103,13 +119,42 @@ class NodeSpec(CommonSpec, frozen=True, kw_only=True):
     interfaces: dict[InterfaceName, InterfaceSpec] = {}
 
 
-class NetworkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One LAN. `ports` (name -> settings of a port type) face outside the lab."""
+class SwitchSettingsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a network's switch; `lab network` changes them while it runs."""
+
+    ageing: Duration | None = None
+    fdb_limit: FdbLimit | None = None
+    vlan_filtering: bool | None = None
+    vlan_protocol: VlanProtocol | None = None
+    reserved_multicast: ReservedPolicy | dict[ReservedGroup, ReservedPolicy] | None = None
+
+
+class PortSettingsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a switch's port; `lab port` changes them while it runs."""
+
+    vlan: Vlan | None = None
+    trunk: Vlans | Annotated[list[Vlans], Meta(max_length=4094)] | None = None
+    native: Vlan | None = None
+    isolated: bool | None = None
+    learning: bool | None = None
+    unknown_flood: bool | None = None
+    broadcast_flood: bool | None = None
+    multicast_flood: bool | None = None
+    storm_limit: FramesPerSecond | None = None
+    mac_limit: MacLimit | None = None
+    static_macs: StaticMac | Annotated[list[StaticMac], Meta(max_length=4096)] | None = None
+    sticky: bool | None = None
+    mtu: Mtu | None = None
+    hairpin: bool | None = None
+    control: bool | None = None
+    overflow: Overflow | None = None
+
+
+class NetworkSpec(SwitchSettingsSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One LAN. `ports` (name -> settings of a port type and of the switch's port) face outside the lab."""
 
     type: NetworkType = "switch"
     subnet: str | Subnets | None = None
-    ageing: Duration | None = None
-    fdb_limit: FdbLimit | None = None
     ports: dict[Name, DriverSettings] = {}
 
 
@@ -143,10 +188,11 @@ Endpoints = Annotated[
 
 
 class LinkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A link in its long form. `subnet` is for a point-to-point link: a network has its own."""
+    """A link in its long form. `subnet` is for a link of two interfaces, `port` for one to a switch: its side."""
 
     endpoints: Endpoints
     subnet: str | Subnets | None = None
+    port: PortSettingsSpec | None = None
     impair: ImpairSpec | None = None
 
 

@@ -29,12 +29,18 @@ class Attach(Protocol):
 class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """Settings of a port that faces outside the lab, as written under `networks.NAME.ports`. Subclasses set `tag=`.
 
+    Beside them stand the settings every port of a switch has (model.spec.PortSettingsSpec), whose names are taken.
+
     Override `problems()` for rules that types cannot say.
     """
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values taken together, [] when nothing is."""
         return []
+
+    def many_peers(self) -> bool:
+        """Whether several peers may be attached at once, each as a port of its own."""
+        return False
 
     async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
         """Open what the settings say, `attach` it, and go on for as long as the port is wanted; then cancelled.

@@ -45,6 +45,10 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
             return [str(error)]
         return []
 
+    def many_peers(self) -> bool:
+        """A listening port serves many clients."""
+        return self.listen is not None
+
     async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
         """Listen or connect, for good. Raises FabricError when listening is impossible."""
         for problem in self.problems():

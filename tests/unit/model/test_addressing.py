@@ -166,7 +166,8 @@ def test_derived_mac_avoids_those_taken(catalogue: Catalogue) -> None:
 
 def test_derived_macs_are_locally_administered_unicast_and_all_different(catalogue: Catalogue) -> None:
     names = [f"h{number}" for number in range(3000)]
-    lab = read(catalogue, networks={"lan0": {}}, nodes=hosts(*names), links=on_lan0(*names))
+    links = [[f"{name}:eth0", f"lan{number % 3}"] for number, name in enumerate(names)]
+    lab = read(catalogue, networks={f"lan{number}": {} for number in range(3)}, nodes=hosts(*names), links=links)
     macs = [node.interfaces[0].mac for node in lab.nodes.values()]
     assert len(set(macs)) == len(macs)
     assert {int(mac[:2], 16) & 3 for mac in macs} == {2}

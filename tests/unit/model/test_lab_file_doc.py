@@ -11,11 +11,11 @@ from vswitch.errors import LabFileError
 from vswitch.model import load
 from vswitch.model.catalogue import installed
 from vswitch.model.schema import build_schema
-from vswitch.model.spec import CommonSpec, GroupSpec, ImpairSpec, LabSpec, NetworkSpec, NodeSpec
+from vswitch.model.spec import CommonSpec, GroupSpec, ImpairSpec, LabSpec, NetworkSpec, NodeSpec, PortSettingsSpec
 
 DOC = (Path(__file__).parents[3] / "docs" / "lab-file.md").read_text()
 BLOCKS = re.findall(r"```(yaml|)\n(.*?)```", DOC, re.DOTALL)
-EXAMPLE, NETWORKS, LINKS = (text for language, text in BLOCKS if language == "yaml")
+EXAMPLE, NETWORKS, PORTS, LINKS = (text for language, text in BLOCKS if language == "yaml")
 
 
 def test_example_of_the_documentation_loads_without_a_warning() -> None:
@@ -26,9 +26,13 @@ def test_example_of_the_documentation_loads_without_a_warning() -> None:
 def test_further_examples_load_into_it() -> None:
     nodes = "nodes: {vm1: {kind: qemu}, vm2: {kind: qemu}, h1: {kind: netns}}\n"
     lab = load("lab.yaml", text=nodes + NETWORKS, env={})
-    assert lab.networks["lan0"].ports["tcp"]["type"] == "stream"
+    assert lab.networks["lan0"].ports["tcp"].spec["type"] == "stream"
     lab = load("lab.yaml", text=nodes + "networks: {lan0: {subnet: 10.0.0.0/24}}\n" + LINKS, env={})
     assert lab.nodes["h1"].interfaces[0].addresses == ("10.0.0.99/24",)
+    hosts = "nodes: {h1: {kind: netns}, h2: {kind: netns}, r1: {kind: netns}, bad: {kind: netns}}\n"
+    lab = load("lab.yaml", text=hosts + PORTS, env={})
+    assert lab.networks["lan0"].settings.vlan_filtering
+    assert lab.ports("lan0")["r1:eth0"].trunk == ("10", "20-29")
 
 
 def test_messages_shown_are_those_of_the_example_with_two_slips() -> None:
@@ -39,7 +43,7 @@ def test_messages_shown_are_those_of_the_example_with_two_slips() -> None:
     assert caught.value.problems == shown.splitlines()
 
 
-@pytest.mark.parametrize("spec", [LabSpec, NodeSpec, NetworkSpec, CommonSpec, GroupSpec, ImpairSpec])
+@pytest.mark.parametrize("spec", [LabSpec, NodeSpec, NetworkSpec, PortSettingsSpec, CommonSpec, GroupSpec, ImpairSpec])
 def test_every_key_is_in_the_documentation(spec: type[LabSpec]) -> None:
     missing = [key for key in spec.__struct_fields__ if f"`{key}`" not in DOC and f"{key}:" not in DOC]
     assert missing == []

@@ -15,7 +15,7 @@ import pytest
 from vswitch.errors import LabError, LabFileError
 from vswitch.model import check_name, load
 from vswitch.model.catalogue import Catalogue
-from vswitch.model.lab import Endpoint, Lab, Link
+from vswitch.model.lab import Endpoint, Lab, Link, OutsidePort, SwitchSettings
 
 from .conftest import lab_text
 
@@ -181,7 +181,8 @@ def test_network_settings_reach_the_network(read: Any) -> None:
     }
     network = read(lab_text(networks=networks)).networks["lan0"]
     assert (network.type, network.subnets) == ("hub", ("10.0.0.0/24", "fd00::/64"))
-    assert (network.ageing, network.fdb_limit, network.ports) == (60.0, 16, ports)
+    assert network.settings == SwitchSettings(ageing=60.0, fdb_limit=16)
+    assert network.ports == {"out": OutsidePort(spec=ports["out"])}
 
 
 def test_healthcheck_and_times_are_in_seconds(read: Any) -> None:

@@ -42,6 +42,9 @@ def test_rendered_lab_has_everything_filled_in(catalogue: Catalogue) -> None:
         "    subnet: [10.0.0.0/24]\n"
         "    ageing: 300s\n"
         "    fdb_limit: 8192\n"
+        "    vlan_filtering: false\n"
+        "    vlan_protocol: 802.1Q\n"
+        "    reserved_multicast: forward\n"
         "nodes:\n"
         "  a:\n"
         "    kind: host\n"
@@ -89,7 +92,38 @@ _AWKWARD = st.sampled_from(
     ["null", "~", "true", "1e3", "1_000", "0x1f", "012", "1:30", "- a", "a: b", "${A}", "$$", "#", "<<", "=", "é"]
 )
 _STRINGS = _TEXT | _AWKWARD
+_POLICIES = st.sampled_from(["forward", "drop", "deliver"])
 _DURATIONS = st.integers(0, 10**7).map(lambda us: f"{us}us")
+
+
+@st.composite
+def _port_settings(draw: st.DrawFn, *, filtering: bool) -> dict[str, Any]:
+    """Settings of a port of a switch, as a lab file has them."""
+    flags = [
+        "isolated", "learning", "unknown_flood", "broadcast_flood", "multicast_flood", "sticky", "hairpin", "control"
+    ]  # fmt: skip
+    settings: dict[str, Any] = draw(st.dictionaries(st.sampled_from(flags), st.booleans(), max_size=4))
+    settings |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "storm_limit": st.integers(0, 2**31 - 1),
+                "mac_limit": st.integers(0, 1 << 20),
+                "mtu": st.integers(68, 65535),
+                "overflow": st.sampled_from(["pause", "drop"]),
+            },
+        )
+    )
+    ids = st.integers(1, 4094)
+    ranges = st.lists(ids | st.tuples(ids, ids).map(lambda two: f"{min(two)}-{max(two)}"), min_size=1, max_size=4)
+    vlans: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+        "nothing": st.just({}),
+        "access": st.fixed_dictionaries({"vlan": ids}),
+        "trunk": st.fixed_dictionaries({"trunk": ranges | st.just("all")}, optional={"native": ids}),
+    }
+    if filtering:
+        settings |= draw(vlans[draw(st.sampled_from(sorted(vlans)))])
+    return settings
 
 
 @st.composite
@@ -114,6 +148,20 @@ def lab_files(draw: st.DrawFn) -> dict[str, Any]:
             "ageing": draw(_DURATIONS),
             "fdb_limit": draw(st.integers(1, 1 << 20)),
         }
+        if contents["networks"][name]["type"] == "switch":
+            switch: dict[str, Any] = draw(
+                st.fixed_dictionaries(
+                    {"vlan_filtering": st.booleans()},
+                    optional={
+                        "vlan_protocol": st.sampled_from(["802.1Q", "802.1ad"]),
+                        "reserved_multicast": _POLICIES
+                        | st.dictionaries(
+                            st.sampled_from(["stp", "pause", "lacp", "dot1x", "lldp", "other"]), _POLICIES
+                        ),
+                    },
+                )
+            )
+            contents["networks"][name] |= switch
     for name in nodes:
         node: dict[str, Any] = {
             "kind": draw(st.sampled_from(["host", "machine"])),
@@ -132,7 +180,13 @@ def lab_files(draw: st.DrawFn) -> dict[str, Any]:
         node["depends_on"] = draw(st.dictionaries(st.sampled_from(before), conditions)) if before else {}
         contents["nodes"][name] = node
         for number in range(draw(st.integers(0, 2))):
-            contents["links"].append([f"{name}:eth{number}", draw(st.sampled_from(networks))])
+            ends = [f"{name}:eth{number}", draw(st.sampled_from(networks))]
+            network = contents["networks"][ends[1]]
+            if network["type"] == "switch" and draw(st.booleans()):
+                settings = draw(_port_settings(filtering=network["vlan_filtering"]))
+                contents["links"].append({"endpoints": ends, "port": settings})
+            else:
+                contents["links"].append(ends)
         contents["checks"][f"check-{name}"] = {"node": name, "run": draw(_STRINGS), "within": draw(_DURATIONS)}
     contents["links"].append([f"{nodes[0]}:p", f"{nodes[0]}:q"])
     return contents

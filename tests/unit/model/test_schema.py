@@ -36,6 +36,10 @@ networks:
   lan0:
     {type: hub, subnet: 10.0.0.0/24, ageing: 1m, fdb_limit: 10, ports: {p: {type: stream, listen: "127.0.0.1:7000"}}}
   lan1:
+    vlan_filtering: true
+    vlan_protocol: 802.1ad
+    reserved_multicast: {stp: drop, lldp: deliver}
+    ports: {q: {type: stream, connect: "127.0.0.1:7000", trunk: all, native: 4, static_macs: "52:54:00:00:00:08"}}
 nodes:
   a:
   b: {group: g, depends_on: [a], exec: echo hi, healthcheck: {run: true, interval: 1s}}
@@ -48,6 +52,8 @@ links:
   - [a:eth0, lan0]
   - {endpoints: [{node: b, interface: eth0, ip: 10.0.0.7}, {network: lan0}]}
   - [lan0, c:eth0]
+  - {endpoints: [a:v0, lan1], port: {trunk: [10, 20-30], isolated: true, storm_limit: 100, mtu: 1500, overflow: drop}}
+  - {endpoints: [b:v0, lan1], port: {vlan: "${VLAN:-10}", static_macs: ["52:54:00:00:00:09@10"], mac_limit: 1}}
   - {endpoints: [a:p, b:p], subnet: [10.1.0.0/30, "fd00::/64"]}
 checks: {ping: {node: a, run: ping b, within: 500ms}}
 """
@@ -89,6 +95,7 @@ def mappings(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | i
         "interfaces",
         "depends_on",
         "ready",
+        "reserved_multicast",
     }
     found = []
     if isinstance(value, dict):
@@ -123,6 +130,13 @@ def test_unknown_key_anywhere_is_refused_by_loader_and_schema(path: tuple[str | 
         {"networks": {"lan0": {"type": "bridge"}}},
         {"networks": {"lan0": {"ageing": "soon"}}},
         {"networks": {"lan0": {"ports": {"p": {"type": "none"}}}}},
+        {"networks": {"lan0": {"ports": {"p": {"type": "stream", "connect": "127.0.0.1:7000", "vlan": 0}}}}},
+        {"networks": {"lan0": {"vlan_protocol": "QinQ"}}},
+        {"networks": {"lan0": {"reserved_multicast": "flood"}}},
+        {"networks": {"lan0": {"reserved_multicast": {"vtp": "drop"}}}},
+        {"links": [{"endpoints": ["a:eth0", "lan0"], "port": {"trunk": "some"}}]},
+        {"links": [{"endpoints": ["a:eth0", "lan0"], "port": {"static_macs": ["52:54:00"]}}]},
+        {"links": [{"endpoints": ["a:eth0", "lan0"], "port": {"overflow": "block"}}]},
         {"nodes": {"a b": {"kind": "host"}}},
         {"nodes": {"a": {"kind": "machine", "memory": "96"}}},
         {"nodes": {"a": {"kind": "machine", "accel": "hvf"}}},
