@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #define FRAME_MIN         14
 #define FRAME_MAX         69632
 #define DEFAULT_TIMEOUT   5000  /* ms */
+#define DEFAULT_LINGER    50    /* us */
 #define RETRY_FIRST       10000 /* us between attempts to reopen; doubles, jittered, up to the next */
 #define RETRY_LAST        500000
 #define BELLS_AT_ONCE     64
@@ -303,6 +305,10 @@ static struct vsw_ring *new_ring(const struct vsw_ring_options *options, char *e
 	}
 	if (options)
 		ring->options = *options;
+	if (!ring->options.linger_us)
+		ring->options.linger_us = DEFAULT_LINGER;
+	if (ring->options.linger_us == VSW_NO_LINGER)
+		ring->options.linger_us = 0;
 	ring->socket = ring->kick = -1;
 	return ring;
 }
@@ -556,22 +562,14 @@ EXPORT int vsw_ring_disarm(struct vsw_ring *ring)
 	return got == 0 || (errno != EAGAIN && errno != EINTR) ? -ENOTCONN : 0;
 }
 
-static void relax(void)
+/* Look again for a while before sleeping. Whoever we wait for may need this very core. */
+static int linger(struct vsw_ring *ring, int which)
 {
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield");
-#endif
-}
-
-static int spin(struct vsw_ring *ring, int which)
-{
-	uint64_t end = now_ns() + ring->options.spin_us * 1000ULL;
+	uint64_t end = now_ns() + ring->options.linger_us * (MILLISECOND_IN_NS / 1000);
 	int found;
 
 	while (!(found = ready(ring, which)) && now_ns() < end)
-		relax();
+		sched_yield();
 	return found;
 }
 
@@ -583,8 +581,8 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 	if (which & VSW_RX)
 		vsw_ring_release(ring);
 	found = ready(ring, which);
-	if (!found && ring->options.spin_us)
-		found = spin(ring, which);
+	if (!found && timeout_ms)
+		found = linger(ring, which);
 	while (!found) {
 		struct pollfd poll_fd = { .fd = ring->socket, .events = POLLIN };
 		uint64_t now;

@@ -29,16 +29,18 @@ extern "C" {
 #define VSW_RX 2
 
 #define VSW_ERROR_SIZE 512
+#define VSW_NO_LINGER  UINT32_MAX
 
 struct vsw_ring;
 
 /* 0 in any field stands for the default. */
 struct vsw_ring_options {
 	uint32_t rings;      /* pairs; default 1 */
-	uint32_t slots;      /* of each ring; default 1024 */
+	uint32_t slots;      /* of each ring; default 512 */
 	uint32_t buf_size;   /* bytes; default 2048. A longer frame takes several slots */
 	uint32_t timeout_ms; /* to open; default 5000 */
-	uint32_t spin_us;    /* vsw_ring_wait() looks this long before it sleeps; default 0 */
+	uint32_t
+		linger_us; /* vsw_ring_wait() looks this long, yielding, before it sleeps; default 50, VSW_NO_LINGER: not at all */
 };
 
 /* Open a port. `name` is "LAB/NETWORK:PORT", "NETWORK:PORT" in the lab that $VSWITCH_LAB names, or "PATH:NETWORK:PORT" with

@@ -47,7 +47,7 @@ extern "C" {
 
 #define NMR_MIN_SLOTS     64
 #define NMR_MAX_SLOTS     4096
-#define NMR_DEFAULT_SLOTS 1024
+#define NMR_DEFAULT_SLOTS 512
 #define NMR_MAX_RINGS     16 /* pairs */
 #define NMR_MIN_BUF       256
 #define NMR_DEFAULT_BUF   2048

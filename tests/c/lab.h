@@ -34,6 +34,7 @@ static inline void lab_start(bool hub, uint32_t fdb_limit)
 	CHECK(!vsw_engine_new(&engine));
 	engine->clock = test_clock;
 	engine->now = test_clock_ns;
+	engine->linger = 0;
 	engine->next_tick = test_clock_ns + ENGINE_TICK_NS;
 	CHECK(!vsw_switch_new(engine, hub, 300 * SECOND, fdb_limit, &sw));
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -40,6 +41,7 @@ int vsw_engine_new(struct engine **made)
 		return -ENOMEM;
 	engine->clock = monotonic;
 	engine->now = monotonic();
+	engine->linger = ENGINE_LINGER_NS;
 	engine->next_tick = engine->now + ENGINE_TICK_NS;
 	TAILQ_INIT(&engine->congested);
 	TAILQ_INIT(&engine->warm);
@@ -116,36 +118,22 @@ static void run_calls(struct engine *engine)
 	pthread_mutex_unlock(&engine->mutex);
 }
 
-static bool drain(struct port *port)
-{
-	port->ops->drain(port);
-	return true;
-}
-
-static bool collect(struct port *port)
-{
-	port->ops->collect(port);
-	return true;
-}
-
-static void handle(struct port *port, uint32_t events)
-{
-	if (port->state == PORT_UP && (events & EPOLLOUT))
-		vsw_port_run(port, drain);
-	if (port->state == PORT_UP && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-		vsw_port_run(port, collect);
-}
-
-/* Poll each warm port once; one that is polled may cool or warm others. */
-static void poll_warm(struct engine *engine)
+/* Poll each warm port once; one that is polled may cool or warm others. Return whether any was busy. */
+static bool poll_warm(struct engine *engine)
 {
 	struct port *port;
+	bool busy = false;
 
 	for (uint32_t n = engine->n_warm; n && (port = TAILQ_FIRST(&engine->warm)); n--) {
+		enum poll_result result;
+
 		vsw_engine_cool(port);
-		if (vsw_port_run(port, port->ops->poll))
+		result = vsw_port_poll(port);
+		if (result != POLL_SLEEPS)
 			vsw_engine_warm(port);
+		busy |= result == POLL_BUSY;
 	}
+	return busy;
 }
 
 static void flush(struct engine *engine)
@@ -162,21 +150,25 @@ static void flush(struct engine *engine)
 void vsw_engine_step(struct engine *engine, int timeout_ms)
 {
 	struct epoll_event events[MAX_EVENTS];
-	bool called = false;
+	bool called = false, busy;
 	int n;
 
 	n = epoll_wait(engine->epoll_fd, events, MAX_EVENTS, time_to_wait(engine, timeout_ms));
 	engine->now = engine->clock();
 	for (int i = 0; i < n; i++) {
-		if (events[i].data.ptr)
-			handle(events[i].data.ptr, events[i].events);
-		else
+		struct port *port = events[i].data.ptr;
+
+		if (!port)
 			called = true;
+		else if (port->state == PORT_UP)
+			vsw_port_handle(port, events[i].events);
 	}
-	poll_warm(engine);
+	busy = poll_warm(engine);
 	vsw_pause_expire(engine);
 	tick(engine);
 	flush(engine);
+	if (engine->n_warm && !busy && n <= 0)
+		sched_yield(); /* those we poll may be waiting for this very core */
 	if (called)
 		run_calls(engine);
 }

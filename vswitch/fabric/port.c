@@ -136,7 +136,6 @@ void vsw_port_watch(struct port *port, uint32_t events)
 static void stop(struct port *port, enum port_state state)
 {
 	port->state = state;
-	port->stopped = true;
 	vsw_fdb_flush(&port->sw->fdb, port);
 	vsw_pause_forget(port);
 	vsw_engine_cool(port);
@@ -169,16 +168,31 @@ void vsw_port_end(struct port *port, enum port_state state, const char *reason, 
 		finish(port);
 }
 
-bool vsw_port_run(struct port *port, bool (*operation)(struct port *port))
+static void release(struct port *port)
 {
-	bool result;
+	port->held = false;
+	if (port->state != PORT_UP)
+		finish(port);
+}
+
+void vsw_port_handle(struct port *port, uint32_t events)
+{
+	port->held = true;
+	if (events & EPOLLOUT)
+		port->ops->drain(port);
+	if (port->state == PORT_UP && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		port->ops->collect(port);
+	release(port);
+}
+
+enum poll_result vsw_port_poll(struct port *port)
+{
+	enum poll_result result;
 
 	port->held = true;
-	result = operation(port);
-	port->held = false;
-	if (port->state != PORT_UP && !port->stopped)
-		finish(port);
-	return result && port->state == PORT_UP;
+	result = port->ops->poll(port);
+	release(port);
+	return port->state == PORT_UP ? result : POLL_SLEEPS;
 }
 
 void vsw_port_end_errno(struct port *port, const char *what, int error)

@@ -16,6 +16,12 @@ struct engine;
 struct vsw_switch;
 struct port;
 
+/* POLL_BUSY    there was something to do.
+ * POLL_IDLE    there was not, but poll again.
+ * POLL_SLEEPS  there was not, and the next thing to do will be an event.
+ */
+enum poll_result { POLL_SLEEPS, POLL_IDLE, POLL_BUSY };
+
 /* What a port type provides. To add one: a file that exports `const struct port_ops vsw_<name>_ops`, and a line in
  * vswitch/ports/port_types.def. See docs/porting-a-port.md.
  */
@@ -40,9 +46,9 @@ struct port_ops {
 	void (*drain)(struct port *port);
 
 	/* For a port that has called vsw_engine_warm(): called once per turn of the loop instead of waiting for an event, until
-	 * it returns false, having made sure that the next frame is an event. NULL for a type whose descriptor tells.
+	 * it returns POLL_SLEEPS. NULL for a type whose descriptor tells.
 	 */
-	bool (*poll)(struct port *port);
+	enum poll_result (*poll)(struct port *port);
 
 	/* For a port that has called vsw_engine_flush_later(): at the end of the turn, once. NULL for a type that never does. */
 	void (*flush)(struct port *port);
@@ -122,8 +128,7 @@ struct port {
 	TAILQ_ENTRY(port) in_warm;      /* engine->warm */
 	TAILQ_ENTRY(port) in_unflushed; /* engine->unflushed */
 	bool warm, unflushed;
-	bool held;    /* the engine is in one of its operations: it ends when that returns */
-	bool stopped; /* it has ended and nothing of it is left but this struct */
+	bool held; /* the engine is in one of its operations: it ends when that returns */
 	STAILQ_ENTRY(port) in_ended;    /* engine->ended, until Python has heard of it */
 	bool unreported;
 
@@ -149,8 +154,9 @@ void vsw_port_free(struct port *port);
 __attribute__((format(printf, 3, 4))) void vsw_port_end(struct port *port, enum port_state state, const char *reason,
 							...);
 
-/* Run `operation`, one of the port's own. Return what it did, false once the port has ended. */
-bool vsw_port_run(struct port *port, bool (*operation)(struct port *port));
+/* Run one of an UP port's own operations; drain and collect if epoll's `events` say so. */
+void vsw_port_handle(struct port *port, uint32_t events);
+enum poll_result vsw_port_poll(struct port *port);
 
 /* End the port for `error` (positive errno) that a system call on its descriptor gave; "reset by peer" and the like
  * are CLOSED, the rest is ERROR.

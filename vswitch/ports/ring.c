@@ -60,6 +60,7 @@ struct ring {
 	struct nmr_area area;
 	uint32_t rings, n_slots, buf_size, n_bufs;
 	uint32_t part_max;     /* bytes of a frame that fit one slot */
+	uint64_t busy_at;      /* ns */
 	bool armed;            /* some need-kick word of ours is set */
 	struct outqueue queue; /* what found no slot; only where sources are paused rather than frames dropped */
 	struct tx tx[NMR_MAX_RINGS];
@@ -589,7 +590,7 @@ static bool arm(struct port *port)
 	return ready;
 }
 
-static bool ring_poll(struct port *port)
+static enum poll_result ring_poll(struct port *port)
 {
 	struct ring *ring = port->private;
 	bool busy = false;
@@ -600,8 +601,14 @@ static bool ring_poll(struct port *port)
 	for (unsigned i = 0; i < ring->rings && port->state == PORT_UP && !port->waits_for; i++)
 		busy |= collect_ring(port, &ring->tx[i]);
 	if (port->state != PORT_UP)
-		return false;
-	return busy || arm(port);
+		return POLL_SLEEPS;
+	if (busy) {
+		ring->busy_at = port->engine->now;
+		return POLL_BUSY;
+	}
+	if (port->engine->now - ring->busy_at < port->engine->linger || arm(port))
+		return POLL_IDLE;
+	return POLL_SLEEPS;
 }
 
 /* The client has kicked us. */
