@@ -16,12 +16,12 @@ from .lab import Network, PortSettings, ReservedGroup, SwitchSettings
 from .mac import mac_mistake
 from .spec import PortSettingsSpec, SwitchSettingsSpec
 from .tree import Path
+from .vlan import MAX_VLAN, join_vlans, member_vlans, static_entry, vlan_range
 
 MAX_PORTS = 1024
 """Ports of one switch."""
 MAX_SWITCHES = 256
 """Switches and hubs of one lab, those within point-to-point links included."""
-MAX_VLAN = 4094
 
 _S = TypeVar("_S", SwitchSettings, PortSettings)
 _VLAN_KEYS = ("vlan", "trunk", "native")
@@ -98,52 +98,10 @@ def _ranges(written: Iterable[str]) -> tuple[str, ...]:
     return (*wrong, *join_vlans(numbers))
 
 
-def vlan_range(text: str) -> range | None:
-    """The VLANs that "10", "20-30" or "all" stands for; None when it is none of these."""
-    if text == "all":
-        return range(1, MAX_VLAN + 1)
-    first, _, last = text.partition("-")
-    low, high = int(first), int(last or first)
-    return range(low, high + 1) if 1 <= low <= high <= MAX_VLAN else None
-
-
-def join_vlans(numbers: Iterable[int]) -> list[str]:
-    """Write VLANs as few ascending ranges."""
-    found: list[list[int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return [str(low) if low == high else f"{low}-{high}" for low, high in found]
-
-
 def _static_macs(written: Iterable[str]) -> tuple[str, ...]:
     """In lower case, VLANs without leading zeros."""
     parts = [text.lower().partition("@") for text in written]
     return tuple(f"{mac}{at}{int(vlan) if at else ''}" for mac, at, vlan in parts)
-
-
-# --- what it means ----------------------------------------------------------------------------------------------------
-
-
-def untagged_vlan(settings: PortSettings) -> int:
-    """The VLAN of frames without a tag, on a switch that filters; 0 when such frames are dropped."""
-    if settings.trunk:
-        return settings.native or 0
-    return settings.vlan or 1
-
-
-def member_vlans(settings: PortSettings) -> set[int]:
-    """The VLANs a port is in, on a switch that filters."""
-    members = {number for text in settings.trunk for number in vlan_range(text) or ()}
-    return members | ({untagged_vlan(settings)} - {0})
-
-
-def static_entry(text: str, settings: PortSettings, *, filtering: bool) -> tuple[str, int]:
-    """The address and the VLAN that "MAC" or "MAC@VLAN" of `static_macs` stands for on this port."""
-    mac, _, vlan = text.partition("@")
-    return mac, int(vlan) if vlan else untagged_vlan(settings) if filtering else 0
 
 
 def wants_filtering(ports: Iterable[PortSettings]) -> bool:

@@ -13,17 +13,9 @@ from vswitch.errors import LabFileError
 from vswitch.model import load
 from vswitch.model.catalogue import Catalogue
 from vswitch.model.lab import Lab, PortSettings, SwitchSettings
-from vswitch.model.settings import (
-    changed_settings,
-    join_vlans,
-    member_vlans,
-    merge_port,
-    merge_switch,
-    static_entry,
-    untagged_vlan,
-    vlan_range,
-)
+from vswitch.model.settings import changed_settings, merge_port, merge_switch
 from vswitch.model.spec import PortSettingsSpec, SwitchSettingsSpec
+from vswitch.model.vlan import join_vlans, member_vlans, static_entry, untagged_vlan, vlan_range
 
 from .conftest import lab_text, make_catalogue
 
