@@ -6,12 +6,13 @@ order allows; `lab up --dry-run` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from graphlib import TopologicalSorter
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..model.lab import Lab, Link, Network, Node
+from ..model.lab import Lab, Link, Network, Node, OutsidePort, PortSettings, SwitchSettings
 
 Key = tuple[str, str]
 """Names an action within a plan: its kind and what it is about."""
@@ -22,7 +23,7 @@ class Action(Struct, frozen=True):
 
     @property
     def subject(self) -> str:
-        """Name of the node, network or link it is about: every action has that as its one field."""
+        """Name of the node, network, link or port it is about: the first field has it, unless this is overridden."""
         about: str | Node | Network | Link = getattr(self, self.__struct_fields__[0])
         return about if isinstance(about, str) else about.name
 
@@ -39,6 +40,32 @@ class AddNetwork(Action, frozen=True):
 
     def __str__(self) -> str:
         return f"add network {self.network.name} ({self.network.type})"
+
+
+class ConfigureNetwork(Action, frozen=True):
+    """Change a network's settings while it runs."""
+
+    name: str
+    settings: SwitchSettings
+
+    def __str__(self) -> str:
+        return f"configure network {self.name}"
+
+
+class ConfigurePort(Action, frozen=True):
+    """Change the settings of a network's port while it runs, whether it is a link's or faces outside."""
+
+    network: str
+    port: str
+    settings: PortSettings
+
+    @property
+    def subject(self) -> str:
+        """The port's name is unique within its network only."""
+        return f"{self.network}/{self.port}"
+
+    def __str__(self) -> str:
+        return f"configure port {self.port} of network {self.network}"
 
 
 class CreateNode(Action, frozen=True):
@@ -99,14 +126,18 @@ class RemoveNetwork(Action, frozen=True):
 def diff(old: Lab | None, new: Lab | None) -> list[Action]:
     """Say how to get from `old` to `new` (None is no lab at all), removals first, in an order that works one by one.
 
-    A node whose definition changed is stopped and made anew, with its links; a changed network likewise.
+    A node whose definition changed is stopped and made anew, with its links; a changed network likewise. Where nothing
+    but settings of a switch or its ports changed, these are changed in place.
     """
     before = old or Lab(name="", seed=0, source="")
     after = new or Lab(name="", seed=0, source="")
     gone_nodes = {name for name, node in before.nodes.items() if after.nodes.get(name) != node}
     new_nodes = [node for name, node in after.nodes.items() if before.nodes.get(name) != node]
-    gone_networks = {name for name, network in before.networks.items() if after.networks.get(name) != network}
-    new_networks = [network for name, network in after.networks.items() if before.networks.get(name) != network]
+    kept_networks = {
+        name for name, network in before.networks.items() if _same_but_settings(network, after.networks.get(name))
+    }
+    gone_networks = before.networks.keys() - kept_networks
+    new_networks = [network for name, network in after.networks.items() if name not in kept_networks]
     rebuilt = (
         gone_nodes | gone_networks | {node.name for node in new_nodes} | {network.name for network in new_networks}
     )
@@ -114,17 +145,52 @@ def diff(old: Lab | None, new: Lab | None) -> list[Action]:
     def touched(link: Link) -> bool:
         return link.a.target in rebuilt or link.b.target in rebuilt
 
-    gone_links = [link for link in before.links if link not in after.links or touched(link)]
-    new_links = [link for link in after.links if link not in before.links or touched(link)]
+    links_before = {link.name: link for link in before.links}
+    links_after = {link.name: link for link in after.links}
+    gone_links = [link for link in before.links if link.name not in links_after or touched(link)]
+    new_links = [link for link in after.links if link.name not in links_before or touched(link)]
+    kept_links = [
+        (link, links_after[link.name]) for link in before.links if link.name in links_after and not touched(link)
+    ]
     return [
         *(StopNode(name) for name in before.nodes if name in gone_nodes),
         *(RemoveLink(link) for link in gone_links),
         *(RemoveNetwork(name) for name in before.networks if name in gone_networks),
+        *_configure(before, after, kept_networks, kept_links),
         *(AddNetwork(network) for network in new_networks),
         *(CreateNode(node) for node in new_nodes),
         *(AddLink(link) for link in new_links),
         *(StartNode(node) for node in _by_dependency(new_nodes)),
     ]
+
+
+def _same_but_settings(one: Network, other: Network | None) -> bool:
+    """Whether `one` becomes `other` by a change of settings."""
+    return other is not None and _bare(one) == _bare(other)
+
+
+def _bare(network: Network) -> Network:
+    ports = {name: replace(port, settings=PortSettings()) for name, port in network.ports.items()}
+    return replace(network, settings=SwitchSettings(), ports=ports)
+
+
+def _configure(
+    before: Lab, after: Lab, kept_networks: Collection[str], kept_links: Iterable[tuple[Link, Link]]
+) -> list[Action]:
+    """The changes of settings in what stays."""
+    switches: list[Action] = []
+    ports: list[Action] = []
+    for name, new in after.networks.items():
+        if name in kept_networks:
+            old = before.networks[name]
+            if old.settings != new.settings:
+                switches.append(ConfigureNetwork(name, new.settings))
+            changed = [port for port in new.ports if new.ports[port].settings != old.ports[port].settings]
+            ports += [ConfigurePort(name, port, new.ports[port].settings) for port in changed]
+    for link, changed_link in kept_links:
+        if link.settings != changed_link.settings:
+            ports.append(ConfigurePort(link.b.target, str(link.a), changed_link.settings))
+    return [*switches, *ports]
 
 
 def prerequisites(actions: Sequence[Action]) -> dict[Key, frozenset[Key]]:
@@ -136,7 +202,10 @@ def prerequisites(actions: Sequence[Action]) -> dict[Key, frozenset[Key]]:
     planned = {action.key for action in actions}
     added: dict[str, list[Key]] = {}
     removed: dict[str, list[Key]] = {}
+    configured: dict[str, list[Key]] = {}
     for action in actions:
+        if isinstance(action, ConfigurePort):
+            configured.setdefault(action.network, []).append(action.key)
         if isinstance(action, AddLink | RemoveLink):
             by_end = added if isinstance(action, AddLink) else removed
             for end in (action.link.a.target, action.link.b.target):
@@ -148,14 +217,19 @@ def prerequisites(actions: Sequence[Action]) -> dict[Key, frozenset[Key]]:
                 return [("StopNode", link.a.target), ("StopNode", link.b.target)]
             case RemoveNetwork(name):
                 return removed.get(name, [])
+            case ConfigurePort(network_name):
+                # A switch that is to filter does so before its ports name VLANs: until then all are in one, as before.
+                return [("ConfigureNetwork", network_name), *removed.get(network_name, [])]
+            case ConfigureNetwork(name):
+                return removed.get(name, [])
             case AddNetwork(network):
                 return [("RemoveNetwork", network.name)]
             case CreateNode(node):
                 return [("StopNode", node.name)]
             case AddLink(link):
                 ends = (link.a.target, link.b.target)
-                makers = [(maker, end) for maker in ("AddNetwork", "CreateNode") for end in ends]
-                return [("RemoveLink", link.name), *makers]
+                makers = [(maker, end) for maker in ("AddNetwork", "ConfigureNetwork", "CreateNode") for end in ends]
+                return [("RemoveLink", link.name), *makers, *configured.get(link.b.target, [])]
             case StartNode(node):
                 waits = [name for name, condition in node.depends_on.items() if condition != "started"]
                 links = added.get(node.name, [])
@@ -172,6 +246,18 @@ def apply(lab: Lab, action: Action) -> Lab:
     match action:
         case AddNetwork(network):
             networks[network.name] = network
+        case ConfigureNetwork(name, settings):
+            networks[name] = replace(networks[name], settings=settings)
+        case ConfigurePort(name, port, port_settings):
+            outside = networks[name].ports
+            if port in outside:
+                changed = OutsidePort(spec=outside[port].spec, settings=port_settings)
+                networks[name] = replace(networks[name], ports={**outside, port: changed})
+            else:
+                links = [
+                    replace(link, settings=port_settings) if (link.b.target, str(link.a)) == (name, port) else link
+                    for link in links
+                ]
         case RemoveNetwork(name):
             del networks[name]
         case CreateNode(node):
@@ -184,16 +270,7 @@ def apply(lab: Lab, action: Action) -> Lab:
             links.remove(link)
         case _:
             pass
-    return Lab(
-        name=lab.name,
-        seed=lab.seed,
-        source=lab.source,
-        nodes=nodes,
-        networks=networks,
-        links=tuple(links),
-        checks=lab.checks,
-        hosts=lab.hosts,
-    )
+    return replace(lab, nodes=nodes, networks=networks, links=tuple(links))
 
 
 def _by_dependency(nodes: list[Node]) -> list[Node]:
