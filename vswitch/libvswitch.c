@@ -283,9 +283,8 @@ close:
 	return ret;
 }
 
-static void detach(struct vsw_ring *ring)
+EXPORT void vsw_ring_leave(struct vsw_ring *ring)
 {
-	nmr_unmap(&ring->area);
 	if (ring->socket >= 0)
 		close(ring->socket);
 	if (ring->kick >= 0)
@@ -293,6 +292,12 @@ static void detach(struct vsw_ring *ring)
 	ring->socket = ring->kick = -1;
 	ring->n = ring->next_tx = ring->next_rx = 0;
 	ring->borrowed = false;
+}
+
+static void detach(struct vsw_ring *ring)
+{
+	vsw_ring_leave(ring);
+	nmr_unmap(&ring->area);
 }
 
 static struct vsw_ring *new_ring(const struct vsw_ring_options *options, char *error)
@@ -597,8 +602,12 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 				     end == UINT64_MAX ? -1
 				     : now < end       ? (int)((end - now + MILLISECOND_IN_NS - 1) / MILLISECOND_IN_NS)
 						       : 0);
-			if (woken < 0 && errno != EINTR)
-				return -errno;
+			if (woken < 0) {
+				int error = errno;
+
+				vsw_ring_disarm(ring);
+				return -error;
+			}
 		}
 		if (vsw_ring_disarm(ring)) {
 			found = ready(ring, which & VSW_RX); /* what came before the end */

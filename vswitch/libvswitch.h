@@ -58,6 +58,9 @@ struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *options, 
  */
 int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error);
 
+/* Give the port up, but keep the memory until vsw_ring_close(). */
+void vsw_ring_leave(struct vsw_ring *ring);
+
 void vsw_ring_close(struct vsw_ring *ring);
 
 /* The descriptor that becomes readable when the ring should be looked at, for a poll loop of your own:
@@ -72,8 +75,8 @@ int vsw_ring_arm(struct vsw_ring *ring, int which);
 int vsw_ring_disarm(struct vsw_ring *ring);
 
 /* Sleep until frames can be received (VSW_RX), there is room to send (VSW_TX: half a ring, if there was none), or
- * `timeout_ms` have passed (-1: for ever). Return what is ready, 0 after the timeout, or -errno; -ENOTCONN when the other
- * side has gone.
+ * `timeout_ms` have passed (-1: for ever). Return what is ready, 0 after the timeout, or -errno: -ENOTCONN when the other
+ * side has gone, -EINTR after a signal.
  */
 int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms);
 
