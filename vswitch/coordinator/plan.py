@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..model.lab import Lab, Link, Network, Node, OutsidePort, PortSettings, SwitchSettings
+from ..model.lab import Lab, Link, Network, Node, PortSettings, SwitchSettings
 
 Key = tuple[str, str]
 """Names an action within a plan: its kind and what it is about."""
@@ -251,8 +251,8 @@ def apply(lab: Lab, action: Action) -> Lab:
         case ConfigurePort(name, port, port_settings):
             outside = networks[name].ports
             if port in outside:
-                changed = OutsidePort(spec=outside[port].spec, settings=port_settings)
-                networks[name] = replace(networks[name], ports={**outside, port: changed})
+                changed = {**outside, port: replace(outside[port], settings=port_settings)}
+                networks[name] = replace(networks[name], ports=changed)
             else:
                 links = [
                     replace(link, settings=port_settings) if (link.b.target, str(link.a)) == (name, port) else link

@@ -94,10 +94,14 @@ class PortSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OutsidePort(Struct, frozen=True, kw_only=True):
-    """A port that faces outside the lab. `spec` holds the fields of a port spec (vswitch/ports), `type` among them."""
+    """A port that faces outside the lab. `spec` holds the fields of a port spec (vswitch/ports), `type` among them.
+
+    `many_peers`: several may be attached at once, each as a port of its own with these settings.
+    """
 
     spec: dict[str, Any]
     settings: PortSettings = PortSettings()
+    many_peers: bool = False
 
 
 class Network(Struct, frozen=True, kw_only=True):

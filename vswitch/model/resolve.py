@@ -363,13 +363,9 @@ class _Resolver:
             return None
         for what in spec.problems():
             self._problems.error(path, what)
-        if spec.many_peers() and settings.static_macs:
-            message = (
-                "is for a port with one peer; this one serves many, and which of them has the address is not known"
-            )
-            self._problems.error((*path, "static_macs"), message)
         fields = {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
-        return OutsidePort(spec=fields, settings=merge_port(PortSettings(), settings, node.items))
+        merged = merge_port(PortSettings(), settings, node.items)
+        return OutsidePort(spec=fields, settings=merged, many_peers=spec.many_peers())
 
     def _check(self, name: str, spec: CheckSpec) -> Check:
         if spec.node not in self._declared_nodes:

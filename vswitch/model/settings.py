@@ -170,6 +170,9 @@ def _port_mistakes(
 def _static_mistakes(
     network: Network, settings: PortSettings, owners: dict[tuple[str, int], tuple[str, int]], name: str
 ) -> Iterator[tuple[Path, str]]:
+    if name in network.ports and network.ports[name].many_peers and settings.static_macs:
+        yield ("static_macs",), "is for a port with one peer; this one serves many: which of them has the address?"
+        return
     filtering = network.settings.vlan_filtering
     members = member_vlans(settings)
     for number, text in enumerate(settings.static_macs):

@@ -47,6 +47,8 @@ Vlans = Annotated[
         pattern="^([0-9]{1,4}(-[0-9]{1,4})?|all)$", extra={"what": "a VLAN such as 10, a range such as 20-30, or all"}
     ),
 ]
+MAX_STATIC_MACS = 1024
+"""On one port."""
 StaticMac = Annotated[
     str,
     Meta(
@@ -142,7 +144,7 @@ class PortSettingsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     multicast_flood: bool | None = None
     storm_limit: FramesPerSecond | None = None
     mac_limit: MacLimit | None = None
-    static_macs: StaticMac | Annotated[list[StaticMac], Meta(max_length=4096)] | None = None
+    static_macs: StaticMac | Annotated[list[StaticMac], Meta(max_length=MAX_STATIC_MACS)] | None = None
     sticky: bool | None = None
     mtu: Mtu | None = None
     hairpin: bool | None = None

@@ -182,7 +182,7 @@ def test_network_settings_reach_the_network(read: Any) -> None:
     network = read(lab_text(networks=networks)).networks["lan0"]
     assert (network.type, network.subnets) == ("hub", ("10.0.0.0/24", "fd00::/64"))
     assert network.settings == SwitchSettings(ageing=60.0, fdb_limit=16)
-    assert network.ports == {"out": OutsidePort(spec=ports["out"])}
+    assert network.ports == {"out": OutsidePort(spec=ports["out"], many_peers=True)}
 
 
 def test_healthcheck_and_times_are_in_seconds(read: Any) -> None:
