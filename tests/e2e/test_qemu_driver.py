@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from vswitch.errors import NodeError
-from vswitch.model.lab import Interface, Node
+from vswitch.model.lab import Interface, Lab, Node
 from vswitch.nodes.driver import Bus, ExecRequest, NodeContext, run_to_end
 from vswitch.nodes.image import default_image
 from vswitch.nodes.qemu import QemuDriver
@@ -45,6 +45,7 @@ class Machine:
             console_output=self._printed,
             exited=self._exited,
             namespace=False,
+            lab=Lab(name="test", seed=0, source="lab.yaml"),
         )
         node = Node(name=name, kind="qemu", driver="qemu", interfaces=interfaces, settings=settings)
         assert QemuDriver.check(node) == []

@@ -199,6 +199,7 @@ class Executor:
             console_output=console.write,
             exited=lambda reason: self._node_exited(node.name, reason),
             namespace=self._namespace,
+            lab=self.lab,
         )
         driver_type = self._drivers[node.driver]
         if missing := driver_type.check(node):

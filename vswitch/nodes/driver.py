@@ -25,7 +25,7 @@ from typing import ClassVar, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import NodeError
-from ..model.lab import Interface, Node
+from ..model.lab import Interface, Lab, Node
 
 
 class NodeState(Enum):
@@ -40,7 +40,7 @@ class NodeState(Enum):
 class FabricEnd(NamedTuple):
     """What the fabric gets for one interface: a port type it knows and an open descriptor it will own."""
 
-    port_type: Literal["stream", "tap", "packet"]
+    port_type: Literal["stream", "tap", "packet", "ring"]
     fd: int
 
 
@@ -104,7 +104,8 @@ class NodeContext(NamedTuple):
     it;
     `console_output(bytes)` must be called with everything the node prints (logged, kept as a tail, shown by
     `lab console`); `exited(reason)` exactly once if the node ends without having been asked to;
-    `namespace` tells whether the lab has a network namespace of its own.
+    `namespace` tells whether the lab has a network namespace of its own; `lab` is all of it, for drivers whose settings
+    name other nodes.
     """
 
     lab_name: str
@@ -115,6 +116,7 @@ class NodeContext(NamedTuple):
     console_output: Callable[[bytes], None]
     exited: Callable[[str], None]
     namespace: bool
+    lab: Lab
 
 
 class Driver(ABC):
