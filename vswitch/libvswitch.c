@@ -285,6 +285,8 @@ close:
 
 EXPORT void vsw_ring_leave(struct vsw_ring *ring)
 {
+	if (!ring)
+		return;
 	if (ring->socket >= 0)
 		close(ring->socket);
 	if (ring->kick >= 0)

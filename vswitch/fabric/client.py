@@ -23,6 +23,7 @@ from .messages import (
     FromFabric,
     GetFdb,
     GetStats,
+    ListenRings,
     Operation,
     PortStats,
     RemoveNetwork,
@@ -96,6 +97,11 @@ class FabricClient:
         Returns once the port listens, or has begun to connect.
         """
         await self._request(AddOutsidePort(network, port, spec))
+
+    async def listen_rings(self, listener: socket.socket) -> None:
+        """Let clients open ring ports by name over `listener`, a listening SOCK_SEQPACKET socket; it is handed over."""
+        with listener:
+            await self._request(ListenRings(), [listener.fileno()])
 
     async def remove_port(self, network: str, port: str) -> None:
         """Remove a port; its peer is disconnected."""

@@ -49,6 +49,10 @@ class AddOutsidePort(Struct, frozen=True, tag="add-outside-port"):
     spec: dict[str, Any]
 
 
+class ListenRings(Struct, frozen=True, tag="listen-rings"):
+    """Let clients open ring ports by name over the listening socket sent along."""
+
+
 class RemovePort(Struct, frozen=True, tag="remove-port"):
     """Remove a port of either sort."""
 
@@ -66,7 +70,7 @@ class GetFdb(Struct, frozen=True, tag="fdb"):
     network: str
 
 
-Operation = AddNetwork | RemoveNetwork | AddPort | AddOutsidePort | RemovePort | GetStats | GetFdb
+Operation = AddNetwork | RemoveNetwork | AddPort | AddOutsidePort | ListenRings | RemovePort | GetStats | GetFdb
 
 
 class Request(Struct, frozen=True):

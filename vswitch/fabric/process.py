@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ..errors import FabricError
+from ..ports.ring import RingSpec
 from . import core
 from .messages import (
     MAX_FDS,
@@ -30,6 +31,7 @@ from .messages import (
     FromFabric,
     GetFdb,
     GetStats,
+    ListenRings,
     PortStats,
     RemoveNetwork,
     RemovePort,
@@ -37,6 +39,7 @@ from .messages import (
     Request,
 )
 from .outside import OutsidePort
+from .ring_ports import RingPorts
 
 _decoder = msgspec.msgpack.Decoder(Request)
 _encoder = msgspec.msgpack.Encoder()
@@ -67,6 +70,7 @@ class Fabric:
             RemoveNetwork: self._remove_network,
             AddPort: self._add_port,
             AddOutsidePort: self._add_outside_port,
+            ListenRings: self._listen_rings,
             RemovePort: self._remove_port,
             GetStats: self._get_stats,
             GetFdb: self._get_fdb,
@@ -76,6 +80,7 @@ class Fabric:
         """Serve until the coordinator closes its end."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._failed)
+        self._rings = RingPorts(self._attach_ring, self._detach_ring, self._ring_changed)
         self._control.setblocking(False)
         loop.add_reader(self._engine.fileno(), self._ports_ended)
         loop.add_reader(self._control.fileno(), self._readable)
@@ -85,6 +90,7 @@ class Fabric:
             loop.remove_reader(self._control.fileno())
             loop.remove_writer(self._control.fileno())
             loop.remove_reader(self._engine.fileno())
+            self._rings.close()
             for network in self._networks.values():
                 for outside in network.outside.values():
                     outside.stop()
@@ -171,6 +177,7 @@ class Fabric:
 
     def _remove_network(self, number: int, request: RemoveNetwork, fds: list[int]) -> None:
         network = self._network(request.network)
+        self._rings.remove_network(request.network)
         for outside in network.outside.values():
             outside.stop()
         for port in network.ports.values():
@@ -181,7 +188,7 @@ class Fabric:
 
     def _free_name(self, network_name: str, port: str) -> _Network:
         network = self._network(network_name)
-        if port in network.ports or port in network.outside:
+        if port in network.ports or port in network.outside or (network_name, port) in self._rings:
             raise FabricError(f"network {network_name} has a port {port} already")
         return network
 
@@ -212,11 +219,18 @@ class Fabric:
 
     def _add_port(self, number: int, request: AddPort, fds: list[int]) -> None:
         self._free_name(request.network, request.port)
-        self._attach(request.network, request.port, request.port_type, fds)
+        if request.port_type == "ring":
+            self._rings.hand_down(request.network, request.port, socket.socket(fileno=fds.pop()))
+        else:
+            self._attach(request.network, request.port, request.port_type, fds)
         self._send(Reply(number))
 
     def _add_outside_port(self, number: int, request: AddOutsidePort, fds: list[int]) -> None:
         network = self._free_name(request.network, request.port)
+        if request.spec.get("type") == "ring":
+            self._rings.declare(request.network, request.port, msgspec.convert(request.spec, RingSpec))
+            self._send(Reply(number))
+            return
 
         def attach(name: str, port_type: str, fds: list[int]) -> None:
             self._attach(request.network, name, port_type, fds)
@@ -236,9 +250,30 @@ class Fabric:
 
         network.outside[request.port] = OutsidePort(request.port, request.spec, attach, detach, answer, changed)
 
+    def _listen_rings(self, number: int, request: ListenRings, fds: list[int]) -> None:
+        self._rings.listen(socket.socket(fileno=fds.pop()))
+        self._send(Reply(number))
+
+    def _attach_ring(self, network: str, port: str, fds: list[int]) -> None:
+        try:
+            self._attach(network, port, "ring", fds)
+        finally:
+            for fd in fds:  # those that were not handed on
+                os.close(fd)
+
+    def _detach_ring(self, network_name: str, port: str) -> None:
+        network = self._networks[network_name]
+        if port in network.ports:
+            self._detach(network, port)
+
+    def _ring_changed(self, network: str, port: str, state: str, reason: str) -> None:
+        self._send(FabricEvent(network, port, state, reason))
+
     def _remove_port(self, number: int, request: RemovePort, fds: list[int]) -> None:
         network = self._network(request.network)
-        if request.port in network.outside:
+        if self._rings.remove(request.network, request.port):
+            self._send(Reply(number))
+        elif request.port in network.outside:
             network.outside.pop(request.port).stop(lambda: self._send(Reply(number)))
         elif request.port in network.ports:
             self._detach(network, request.port)
@@ -256,6 +291,10 @@ class Fabric:
                 for port, outside in network.outside.items()
                 if not outside.attached
             ]
+        rows += [
+            PortStats(network=network, port=port, type="ring", state="waiting")
+            for network, port in self._rings.waiting()
+        ]
         rows.sort(key=lambda row: (row.network, row.port))
         for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
             more = at + ROWS_PER_REPLY < len(rows)
@@ -308,6 +347,7 @@ class Fabric:
             network_name, port = self._names[number]
             network = self._networks[network_name]
             self._send(FabricEvent(network_name, port, state, reason))
+            self._rings.port_ended(network_name, port)
             for outside in network.outside.values():
                 outside.port_ended(port, reason)
 

@@ -1,0 +1,316 @@
+"""Opening ring ports: the handshake of netmap_ring.h, over a socket in the lab's directory or one handed to a child.
+
+A client asks for a port by name; it gets the port's memory and the means to wake the fabric, and the port exists until
+the last descriptor of its socket is closed. Clients are not trusted: how many may ask at once is bounded, as are the
+time they may take and what they may say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .. import _ring
+from ..errors import FabricError
+from ..ports.ring import RingSpec
+
+_OPEN = struct.Struct("=IIIIII128s")
+_OPENED = struct.Struct("=IIII256s")
+_MAGIC, _VERSION = 0x52535756, 1
+_MAX_ASKING = 128
+_PATIENCE = 5.0  # s
+_NAME = re.compile(
+    r"(?P<network>[A-Za-z0-9][A-Za-z0-9_.-]{0,62}):(?P<port>[A-Za-z0-9][A-Za-z0-9_.-]{0,62})"
+    r"(?:(?P<end>[{}])(?P<pipe>[A-Za-z0-9_]{1,16}))?"
+)
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
+
+PortName = tuple[str, str]
+"""Network and port."""
+
+
+class Request(NamedTuple):
+    """What a client asks for; 0 leaves the choice to us."""
+
+    rings: int
+    slots: int
+    buf_size: int
+    name: str
+
+
+class _Pipe(NamedTuple):
+    """A pipe of which one end has been opened: its memory and the other end's socket."""
+
+    memory: int
+    sock: socket.socket
+    end: str
+    uid: int
+    spec: RingSpec
+
+
+class RingPorts:
+    """All ring ports of a fabric.
+
+    `attach(network, port, fds)` makes the engine's port, with descriptors it takes over, and raises FabricError;
+    `detach(network, port)` removes it; `changed(network, port, state, reason)` hears of every port that comes or goes.
+    """
+
+    def __init__(
+        self,
+        attach: Callable[[str, str, list[int]], None],
+        detach: Callable[[str, str], None],
+        changed: Callable[[str, str, str, str], None],
+    ) -> None:
+        self._attach = attach
+        self._detach = detach
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
+        self._asking: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._declared: dict[PortName, RingSpec] = {}
+        self._handed_down: dict[PortName, socket.socket] = {}
+        self._open: dict[PortName, socket.socket] = {}
+        self._pipes: dict[str, _Pipe] = {}
+        self._generations = 0
+
+    # --- what exists --------------------------------------------------------------------------------------------------
+
+    def __contains__(self, name: PortName) -> bool:
+        """Whether the name is taken, by a port that is open or declared."""
+        return name in self._declared or name in self._handed_down or name in self._open
+
+    def waiting(self) -> list[PortName]:
+        """Ports that are declared but not open."""
+        return [name for name in (*self._declared, *self._handed_down) if name not in self._open]
+
+    def listen(self, listener: socket.socket) -> None:
+        """Serve `listener`, a listening SOCK_SEQPACKET socket, which is ours from now on."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    def declare(self, network: str, port: str, spec: RingSpec) -> None:
+        """Have a port wait for a client that opens it by name."""
+        self._declared[network, port] = spec
+
+    def hand_down(self, network: str, port: str, sock: socket.socket) -> None:
+        """Have a port wait for a client at the other end of `sock`, which is ours from now on."""
+        name = (network, port)
+        sock.setblocking(False)
+        self._handed_down[name] = sock
+        self._loop.add_reader(sock.fileno(), self._asked_below, name)
+
+    def remove(self, network: str, port: str) -> bool:
+        """Forget a port, open or waiting; its client is hung up on. Return whether there was one."""
+        name = (network, port)
+        known = name in self
+        self._declared.pop(name, None)
+        handed_down = self._handed_down.pop(name, None)
+        if name in self._open:
+            self._hang_up(name)
+        elif handed_down is not None:
+            self._drop(handed_down)
+        return known
+
+    def remove_network(self, network: str) -> None:
+        """Forget all ports of a network."""
+        for name in [*self._declared, *self._handed_down, *self._open]:
+            if name[0] == network:
+                self.remove(*name)
+
+    def port_ended(self, network: str, port: str) -> None:
+        """Note that the engine has ended a port: the client hears of it by its socket."""
+        sock = self._open.get((network, port))
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        if self._listener is not None:
+            self._drop(self._listener)
+            self._listener = None
+        for sock in list(self._asking):
+            self._forget_asking(sock)
+        for name in list({*self._declared, *self._handed_down, *self._open}):
+            self.remove(*name)
+        for pipe in list(self._pipes):
+            self._forget_pipe(pipe)
+
+    # --- sockets ------------------------------------------------------------------------------------------------------
+
+    def _drop(self, sock: socket.socket) -> None:
+        self._loop.remove_reader(sock.fileno())
+        sock.close()
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # gone again, or we are out of descriptors: it will be asked again
+            return
+        if len(self._asking) >= _MAX_ASKING:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._asking[sock] = self._loop.call_later(_PATIENCE, self._forget_asking, sock)
+        self._loop.add_reader(sock.fileno(), self._asked, sock)
+
+    def _forget_asking(self, sock: socket.socket) -> None:
+        self._asking.pop(sock).cancel()
+        self._drop(sock)
+
+    def _asked(self, sock: socket.socket) -> None:
+        """A client that has connected has sent its request, or has gone."""
+        request = _receive(sock)
+        self._asking.pop(sock).cancel()
+        self._loop.remove_reader(sock.fileno())
+        try:
+            if request is None or not self._serve(sock, request):
+                sock.close()
+        except (FabricError, ValueError, OSError) as error:
+            _refuse(sock, _reason(error))
+            sock.close()
+
+    def _asked_below(self, name: PortName) -> None:
+        """The client of a socket that was handed down has sent its request, or has gone."""
+        sock = self._handed_down[name]
+        self._loop.remove_reader(sock.fileno())
+        request = _receive(sock)
+        if request is None:
+            return  # whoever has made the port removes it
+        try:
+            self._open_port(sock, request, name, RingSpec())
+        except (FabricError, ValueError, OSError) as error:
+            _refuse(sock, _reason(error))
+
+    def _serve(self, sock: socket.socket, request: Request) -> bool:
+        """Do what a request by name asks for. Return whether the socket is still needed."""
+        match = _NAME.fullmatch(request.name)
+        if match is None:
+            raise FabricError(f"{request.name!r} is no port's name: that is NETWORK:PORT, such as vale0:p1")
+        if match["pipe"]:
+            self._open_pipe(sock, request, match["network"] + ":" + match["port"] + ":" + match["pipe"], match["end"])
+            return False
+        name = (match["network"], match["port"])
+        if name in self._open or name in self._handed_down:
+            raise FabricError(f"{request.name}: somebody has this port open already")
+        self._open_port(sock, request, name, self._declared.get(name, RingSpec()))
+        return True
+
+    # --- ports --------------------------------------------------------------------------------------------------------
+
+    def _create(self, name: str, request: Request, spec: RingSpec, halves: int) -> int:
+        self._generations += 1
+        geometry = (request.rings or spec.rings, request.slots or spec.slots, request.buf_size or spec.buf_size)
+        return _ring.create(name, *geometry, halves, self._generations)
+
+    def _open_port(self, sock: socket.socket, request: Request, name: PortName, spec: RingSpec) -> None:
+        with contextlib.ExitStack() as ours:
+            memory = self._create(name[1], request, spec, halves=1)
+            ours.callback(os.close, memory)
+            kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            ours.callback(os.close, kick)
+            # The engine reads the memory's geometry before anybody else can write to it.
+            self._attach(*name, [os.dup(kick), os.dup(memory), os.dup(sock.fileno())])
+            try:
+                socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, 0, 0, b"")], [memory, kick])
+            except OSError:
+                self._detach(*name)
+                raise
+        self._open[name] = sock
+        self._loop.add_reader(sock.fileno(), self._hung_up, name)
+        self._changed(*name, "up", "")
+
+    def _hung_up(self, name: PortName) -> None:
+        """The last descriptor of the client's socket has been closed, or it says something it has no business to."""
+        self._hang_up(name)
+        self._changed(*name, "closed", "the client closed it")
+
+    def _hang_up(self, name: PortName) -> None:
+        self._drop(self._open.pop(name))
+        self._handed_down.pop(name, None)
+        self._detach(*name)
+
+    # --- pipes --------------------------------------------------------------------------------------------------------
+
+    def _open_pipe(self, sock: socket.socket, request: Request, name: str, end: str) -> None:
+        """Give out one end of a pipe: memory, and a socket to the other end. Afterwards it is none of our business."""
+        waiting = self._pipes.get(name)
+        uid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+        if waiting is None:
+            memory = self._create(name, request, RingSpec(), halves=2)
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError:
+                os.close(memory)
+                raise
+            spec = RingSpec(
+                rings=request.rings or RingSpec().rings,
+                slots=request.slots or RingSpec().slots,
+                buf_size=request.buf_size or RingSpec().buf_size,
+            )
+            self._pipes[name] = _Pipe(memory, ours, end, uid, spec)
+            self._loop.add_reader(ours.fileno(), self._pipe_readable, name)
+            with theirs:
+                _give_pipe(sock, memory, theirs, end)
+            return
+        if waiting.end == end:
+            raise FabricError(f"this end of pipe {name} is open already; the other one is not")
+        if waiting.uid != uid:
+            raise FabricError(f"the other end of pipe {name} belongs to another user")
+        asked = (request.rings, request.slots, request.buf_size)
+        there = (waiting.spec.rings, waiting.spec.slots, waiting.spec.buf_size)
+        if any(wanted not in (0, has) for wanted, has in zip(asked, there, strict=True)):
+            raise FabricError(
+                f"the other end of pipe {name} has {there[0]} rings of {there[1]} slots of {there[2]} bytes"
+            )
+        _give_pipe(sock, waiting.memory, waiting.sock, end)
+        self._forget_pipe(name)
+
+    def _pipe_readable(self, name: str) -> None:
+        """The one end that is open has been closed, or rung its bell: the other end will look without hearing it."""
+        if not self._pipes[name].sock.recv(1, socket.MSG_DONTWAIT):
+            self._forget_pipe(name)
+
+    def _forget_pipe(self, name: str) -> None:
+        pipe = self._pipes.pop(name)
+        os.close(pipe.memory)
+        self._drop(pipe.sock)
+
+
+def _receive(sock: socket.socket) -> Request | None:
+    """Read a request; None when there is none that could be answered."""
+    try:
+        data = sock.recv(_OPEN.size + 1)
+    except OSError:
+        return None
+    if len(data) != _OPEN.size:
+        return None
+    magic, version, rings, slots, buf_size, _, name = _OPEN.unpack(data)
+    if magic != _MAGIC:
+        return None
+    if version != _VERSION:
+        _refuse(sock, f"this lab's fabric speaks version {_VERSION} of rings, not {version}")
+        return None
+    return Request(rings, slots, buf_size, name.split(b"\0")[0].decode(errors="replace"))
+
+
+def _refuse(sock: socket.socket, reason: str) -> None:
+    with contextlib.suppress(OSError):
+        sock.send(_OPENED.pack(_MAGIC, _VERSION, 0, 0, reason.encode()[:255]))
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _give_pipe(sock: socket.socket, memory: int, peer: socket.socket, end: str) -> None:
+    half = 0 if end == "{" else 1
+    socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, half, 0, b"")], [memory, peer.fileno()])
