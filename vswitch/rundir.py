@@ -84,6 +84,11 @@ class RunDir:
         return self.path / "events"
 
     @property
+    def ring_socket(self) -> Path:
+        """Where clients open ring ports of the lab's networks; libvswitch looks for it under this name."""
+        return self.path / "ring"
+
+    @property
     def lab_file(self) -> Path:
         """The resolved lab, as JSON."""
         return self.path / "lab.json"

@@ -115,7 +115,9 @@ class Coordinator:
 
     async def _bring_up(self) -> None:
         try:
+            listening = spawn_task(self._fabric.listen_rings(_ring_listener(self._run_dir)))
             await self._executor.run(plan.diff(None, self._lab))
+            await listening
         except LabError as error:
             log.error("%s", error)
             if self._actual.state is LabState.STARTING:
@@ -292,3 +294,11 @@ class Coordinator:
         assert isinstance(operation, protocol.Fdb)
         rows = tuple(msgspec.to_builtins(row) for row in await self._fabric.fdb(operation.network))
         await self._reply(client, request.number, protocol.Table(rows))
+
+
+def _ring_listener(run_dir: RunDir) -> socket.socket:
+    """Make the socket in the lab's directory over which clients open ring ports (fabric/ring_ports.py)."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(run_dir.ring_socket))
+    listener.listen(128)
+    return listener
