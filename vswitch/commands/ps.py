@@ -45,7 +45,7 @@ def show_nodes(status: LabStatus, form: str) -> None:
             "pid": node.pid,
             "ready_in": None if node.boot_seconds is None else f"{node.boot_seconds:.2f}s",
             "up": age(time.time() - node.since),
-            "info": node.cause.split("\n")[0] or node.facts.get("accel", ""),
+            "info": node.cause.split("\n")[0] or node.facts.get("accel", node.facts.get("role", "")),
             "macs": node.macs,
             "facts": node.facts,
         }
