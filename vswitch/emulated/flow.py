@@ -18,10 +18,11 @@ _HALF_STAMP = STAMP_MODULUS // 2
 
 
 class Flow:
-    """Counters of one flow. `window` is a power of two."""
+    """Counters of one flow. `window` is a power of two; `start` the sequence number nothing is expected before."""
 
-    def __init__(self, window: int = WINDOW) -> None:
+    def __init__(self, window: int = WINDOW, start: int = 0) -> None:
         self._window = window
+        self._start = start
         self._seen = bytearray(window)  # by sequence number modulo window, for [expected - window, expected)
         self._first = 0
         self._expected = 0  # RFC 4737's NextExp: one more than the highest sequence number seen
@@ -46,8 +47,12 @@ class Flow:
 
     @property
     def missed_before(self) -> int:
-        """Packets the generator sent before the first one that arrived (its first is number 0)."""
-        return self._first if self.unique else 0
+        """Packets the generator sent before the first one that arrived; its first is number 0."""
+        return max(self._first - self._start, 0) if self.unique else 0
+
+    def begin_anew(self) -> Flow:
+        """The same flow with nothing counted, and nothing expected of what has been sent so far."""
+        return Flow(self._window, self._expected if self.unique else self._start)
 
     def arrived(self, sequence: int, stamp: int, size: int, now: int) -> None:
         """Count a packet of `size` bytes that arrived at `now`; `sequence` and `stamp` as in its probe."""

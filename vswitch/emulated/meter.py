@@ -55,13 +55,13 @@ class Meter:
             flow.arrived(sequence, stamp, len(frame), now)
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._flows.clear()
+        """Count from now on."""
+        self._flows = {number: flow.begin_anew() for number, flow in self._flows.items()}
         self.other = self.untracked = 0
 
     def stats(self) -> dict[str, object]:
         """All counters, fit for JSON; `total` adds the flows up, `latency_error` is that of percentiles."""
-        reports = {self._name(number): flow.report() for number, flow in sorted(self._flows.items())}
+        reports = {self._name(number): flow.report() for number, flow in sorted(self._flows.items()) if flow.received}
         return {
             "total": self.total(),
             "other": self.other,
@@ -75,6 +75,9 @@ class Meter:
         reports = [flow.report() for flow in self._flows.values()]
         return {name: sum(int(str(report[name])) for report in reports) for name in _SUMMED}
 
+    def _seen(self) -> int:
+        return sum(flow.received > 0 for flow in self._flows.values())
+
     def _name(self, number: int) -> str:
         """The generator's name; its second run is another flow, so the number of the flow tells them apart."""
         known = self._names.get(number // RUNS)
@@ -85,7 +88,7 @@ class Meter:
     def _report(self, arguments: Arguments, reply: Reply, now: int) -> None:
         if list(arguments) not in ([], ["-f", "table"], ["-f", "json"]):
             raise Usage
-        if arguments[1:] == ["json"]:
+        if list(arguments[1:]) == ["json"]:
             reply.out(json.dumps(self.stats(), indent=2) + "\n")
         else:
             reply.out(self.table())
@@ -95,6 +98,8 @@ class Meter:
         """One line a flow; latency in microseconds."""
         rows = [list(_COLUMNS)]
         for number, flow in sorted(self._flows.items()):
+            if not flow.received:
+                continue
             latency = flow.latency.summary()
             counters = (flow.received, flow.lost, flow.duplicates, flow.reordered)
             rows.append(
@@ -112,7 +117,7 @@ class Meter:
             )
             for row in rows
         ]
-        if not self._flows:
+        if len(rows) == 1:
             lines = ["no probe has arrived"]
         if self.other or self.untracked:
             lines.append(f"other frames: {self.other}; probes of flows beyond the first {MAX_FLOWS}: {self.untracked}")
@@ -133,7 +138,7 @@ class Meter:
         if found is None:
             raise Usage(f"{text[:60]!r} is not understood")
         name, sign, number, unit = found.groups()
-        counters = {**self.total(), "other": self.other, "untracked": self.untracked, "flows": len(self._flows)}
+        counters = {**self.total(), "other": self.other, "untracked": self.untracked, "flows": self._seen()}
         if name in counters and unit is None:
             value, wanted = float(counters[name]), float(number)
         elif unit is not None and (name in ("min", "max", "mean") or re.fullmatch(r"p(50|90|99|99\.9)", name)):

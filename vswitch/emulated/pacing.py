@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 SECOND = 1_000_000_000
 MAX_BEHIND = SECOND // 10
 """Nanoseconds of backlog made up for; what a longer stall has cost is given up, and counted."""
@@ -35,7 +37,7 @@ class Schedule:
             self._done += skipped
             self.given_up += skipped
             backlog -= skipped
-        return min(backlog, most)
+        return max(min(backlog, most), 0)
 
     def sent(self, count: int) -> None:
         """Note that `count` more frames of the schedule have been sent."""
@@ -45,5 +47,5 @@ class Schedule:
         """When the next frame may be sent: a time in the past if it might be at once."""
         if self._rate is None:
             return self._start
-        # Rounded up, so that whoever waits until then finds it allowed.
-        return self._start + int(self._done // self._burst * self._burst * SECOND / self._rate) + 1
+        # Rounded up, so that whoever waits until then finds it allowed, but for what floating point rounds off.
+        return self._start + math.ceil(self._done // self._burst * self._burst * SECOND / self._rate)

@@ -115,7 +115,7 @@ class Ping:
             if not self._resolved and self._asked_at is not None:
                 next_at = max(next_at, min(self._asked_at + _ASK_AGAIN, self._give_up_at()))
             times.append(next_at)
-        return min(times)
+        return min(times, default=0)  # 0: all is done but to say so
 
     def _give_up_at(self) -> int:
         """When the neighbour not answering counts as the next packet being lost."""

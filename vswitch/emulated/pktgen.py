@@ -94,10 +94,13 @@ class Pktgen(Role):
         """The frames that are due."""
         if self._schedule is None:
             return 0, ()
-        if self._ends and now >= self._ends:
-            self._stop()
-            return 0, ()
         most = min(room, MAX_BATCH)
+        if self._ends and now >= self._ends:
+            # What was due before the end and is late still goes out; with no rate nothing is ever late.
+            most = 0 if self._rate.unit == "max" else self._schedule.allowed(self._ends - 1, most)
+            if most <= 0:
+                self._stop()
+                return 0, ()
         if self._count is not None:
             most = min(most, self._count - self._run_sent)
         self._offered = self._pool.take(self._schedule.allowed(now, most))
