@@ -36,11 +36,7 @@ class FramePool:
         dst_ports = patterns.numbers(spec.dst_port or "0", 0, 65535)
         self.sizes = patterns.sizes(spec.size or str(patterns.MIN_FRAME))
         fields: list[Sequence[object]] = [dst, src, vlans, src_ips, dst_ips, src_ports, dst_ports]
-        count = _pool_size([len(values) for values in fields], len(self.sizes))
-        if count * sum(self.sizes) / len(self.sizes) > MAX_BYTES:
-            raise ValueError(
-                f"patterns and sizes make {count} different frames, more than {MAX_BYTES >> 20} MiB of them"
-            )
+        count = pool_size([len(values) for values in fields], self.sizes)
         version = None if dst_ips[0] is None else dst_ips[0].version
         self.offset = probe.room(tagged=spec.vlan is not None, version=version) - SIZE
         """Where the probe is in each frame."""
@@ -98,15 +94,29 @@ class FramePool:
         self._next = (self._next + count) % len(self.frames)
 
 
-def _pool_size(counts: Sequence[int], sizes: int) -> int:
-    """How many frames make a whole number of cycles of every pattern, and of the sizes where that is not too many."""
+def pool_size(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """How many frames make a whole number of cycles of every pattern, and of the sizes where that is not too many.
+
+    `counts` are the patterns' numbers of values. Raises ValueError for too many, in number or bytes.
+    """
     cycle = math.lcm(*counts)
     if cycle > MAX_FRAMES:
         raise ValueError(
             f"patterns of {', '.join(str(count) for count in counts if count > 1)} values go together in {cycle} ways, "
             f"more than {MAX_FRAMES}; use ranges of the same length, or one a multiple of the other"
         )
-    whole = math.lcm(cycle, sizes)
+    whole = math.lcm(cycle, len(sizes))
     unit = whole if whole <= MAX_FRAMES else cycle
-    least = max(MIN_POOL, sizes if unit == cycle else 0)
-    return unit * -(-least // unit)
+    count = unit * -(-max(MIN_POOL, len(sizes)) // unit)
+    if count * sum(sizes) / len(sizes) > MAX_BYTES:
+        raise ValueError(f"patterns and sizes make {count} different frames, more than {MAX_BYTES >> 20} MiB of them")
+    return count
+
+
+def check(spec: EmulatedSpec) -> None:
+    """Raise the ValueError that a pool for `spec` would raise, without making it."""
+    counts = [len(patterns.macs(text)) for text in (spec.dst, spec.src) if text is not None]
+    counts += [len(patterns.addresses(text)) for text in (spec.src_ip, spec.dst_ip) if text is not None]
+    for text in (spec.vlan, spec.src_port, spec.dst_port):
+        counts += [len(patterns.numbers(text, 0, 65535))] if text is not None else []
+    pool_size(counts, patterns.sizes(spec.size or str(patterns.MIN_FRAME)))

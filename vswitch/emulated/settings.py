@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from ..model.lab import Lab, Node
 from . import patterns, probe
 
 _BYTE = r"(?:[0-9A-Fa-f]{2}|\{[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}\})"
@@ -123,6 +124,19 @@ class EmulatedSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise ValueError("a host is in one 'vlan', not a range of them")
         if self.does == "pktgen":
             self._check_frames()
+
+    def mistakes(self, node: Node, lab: Lab) -> list[str]:
+        """What is wrong with these settings of `node`, as part of `lab`."""
+        from .frames import check
+        from .targets import resolve
+
+        try:
+            spec = resolve(self, node, lab)
+            if self.does == "pktgen":
+                check(spec)
+        except ValueError as error:
+            return [str(error)]
+        return []
 
     @property
     def does(self) -> str:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec.inspect as mi
 from msgspec import Struct
 
 from ..ports.port import PortSpec
+from .lab import Lab, Node
 from .spec import CommonSpec, GroupSpec, KindSpec, NodeSpec, PortSettingsSpec
 
 _COMMON = {
     name for spec in (CommonSpec, KindSpec, GroupSpec, NodeSpec) for name in spec.__struct_fields__
 }  # spelt as in the file: these structs rename nothing
+
+
+@runtime_checkable
+class ChecksLab(Protocol):
+    """A driver's settings that can be wrong in ways only the whole lab shows, as when they name other nodes."""
+
+    def mistakes(self, node: Node, lab: Lab) -> list[str]:
+        """What is wrong with these settings of `node`."""
 
 
 class Catalogue(NamedTuple):

@@ -14,7 +14,7 @@ import msgspec.inspect as mi
 
 from ..ports.port import PortSpec
 from .addressing import Addressing, Member, Segment, as_list, read_subnets
-from .catalogue import Catalogue
+from .catalogue import Catalogue, ChecksLab
 from .convert import BAD, Converter
 from .inherit import Inheritance, Inherited
 from .lab import (
@@ -98,7 +98,7 @@ class _Resolver:
         written = tuple(self._link(link, on_network) for link in links)
         self._check_number_of_switches(written, inherited)
         self._warn(written)
-        return Lab(
+        lab = Lab(
             name=self._name,
             seed=self._file.seed,
             source=self._source,
@@ -108,6 +108,15 @@ class _Resolver:
             checks=checks,
             hosts=_hosts(nodes),
         )
+        self._check_in_lab(lab)
+        return lab
+
+    def _check_in_lab(self, lab: Lab) -> None:
+        """Have the drivers' settings find what is wrong with them in this lab, if it is sound otherwise."""
+        for node in lab.nodes.values() if not self._problems.errors else ():
+            settings = msgspec.convert(node.settings, self._catalogue.drivers[node.driver])
+            for what in settings.mistakes(node, lab) if isinstance(settings, ChecksLab) else ():
+                self._problems.error(("nodes", node.name), what, key=True)
 
     def _keys(self, section: str) -> frozenset[str]:
         node = find(self._root, (section,))
