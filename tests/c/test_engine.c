@@ -38,7 +38,7 @@ static void run_read_counters(struct engine *in, void *arg)
 
 	for (uint32_t i = 0; i < in->n_ports; i++)
 		if (in->ports[i])
-			*frames += in->ports[i]->rx_frames;
+			*frames += in->ports[i]->rx.frames;
 }
 
 /* Add a port, send through it, remove it, again and again; every third time by hanging up first. */

@@ -23,7 +23,8 @@ static struct frame frame_of(uint32_t len, uint8_t fill)
 static void keeps_bytes_and_counts_frames(void)
 {
 	struct outqueue queue = { 0 };
-	uint64_t frames = 0, bytes = 0, pushed = 0, pushed_bytes = 0;
+	struct traffic sent = { 0 };
+	uint64_t pushed = 0, pushed_bytes = 0;
 	uint64_t left_in_frame = 0;
 	uint32_t len = 0, next_out = 0;
 	unsigned header = 0;
@@ -60,14 +61,14 @@ static void keeps_bytes_and_counts_frames(void)
 						next_out++;
 				}
 			}
-			vsw_outqueue_consume(&queue, take, &frames, &bytes);
-			CHECK(frames == next_out);
+			vsw_outqueue_consume(&queue, take, &sent);
+			CHECK(sent.frames == next_out);
 			if (take < pieces[i].iov_len)
 				break;
 		}
-		CHECK(queue.frames == pushed - frames);
+		CHECK(queue.frames == pushed - sent.frames);
 	}
-	CHECK(bytes <= pushed_bytes && frames > 10000);
+	CHECK(sent.bytes <= pushed_bytes && sent.frames > 10000);
 	vsw_outqueue_free(&queue);
 }
 
@@ -92,19 +93,19 @@ static void counts_a_frame_begun_elsewhere_when_its_end_is_sent(void)
 {
 	struct outqueue queue = { 0 };
 	struct frame frame = frame_of(100, 7);
-	uint64_t frames = 0, bytes = 0;
+	struct traffic sent = { 0 };
 	struct iovec pieces[2];
 
 	CHECK(vsw_outqueue_push(&queue, &frame, 2)); /* half of the prefix is gone */
 	CHECK(vsw_outqueue_push(&queue, &frame, 0));
 	CHECK(vsw_outqueue_bytes(&queue) == 102 + 104);
 	CHECK(vsw_outqueue_peek(&queue, pieces) == 1 && !memcmp(pieces[0].iov_base, wire + 2, 102));
-	vsw_outqueue_consume(&queue, 101, &frames, &bytes);
-	CHECK(frames == 0);
-	vsw_outqueue_consume(&queue, 1, &frames, &bytes);
-	CHECK(frames == 1 && bytes == 100);
-	vsw_outqueue_consume(&queue, 104, &frames, &bytes);
-	CHECK(frames == 2 && bytes == 200 && !queue.frames);
+	vsw_outqueue_consume(&queue, 101, &sent);
+	CHECK(sent.frames == 0);
+	vsw_outqueue_consume(&queue, 1, &sent);
+	CHECK(sent.frames == 1 && sent.bytes == 100);
+	vsw_outqueue_consume(&queue, 104, &sent);
+	CHECK(sent.frames == 2 && sent.bytes == 200 && !queue.frames);
 	vsw_outqueue_free(&queue);
 }
 

@@ -86,7 +86,7 @@ static void carries_frames_of_all_sizes_unchanged(void)
 			CHECK(is_frame(&got, 2, 1, sizes[i], i));
 			carried++;
 		}
-		CHECK(b.port->tx_frames == carried && carried > 20);
+		CHECK(b.port->tx.frames == carried && carried > 20);
 		client_close(&a);
 		client_close(&b);
 		lab_stop();
@@ -537,7 +537,7 @@ static void survives_a_client_that_never_hears_its_bells(void)
 		lab_settle();
 		CHECK(drain(&b) == 1);
 	}
-	CHECK(b.port->state == PORT_UP && b.port->tx_frames == 5000);
+	CHECK(b.port->state == PORT_UP && b.port->tx.frames == 5000);
 	client_close(&a);
 	client_close(&b);
 	lab_stop();

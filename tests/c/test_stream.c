@@ -29,7 +29,7 @@ static void reassembles(size_t step)
 	for (int i = 0; i < 6; i++)
 		CHECK(lab_receive(b) == i);
 	CHECK(lab_receive(b) == -1);
-	CHECK(a.port->rx_frames == 6 && b.port->tx_frames == 6);
+	CHECK(a.port->rx.frames == 6 && b.port->tx.frames == 6);
 	lab_stop();
 }
 
@@ -56,7 +56,7 @@ static void passes_on_many_frames_sent_at_once(void)
 	lab_settle();
 	for (int i = 0; i < FRAMES; i++)
 		CHECK(lab_receive(b) == i);
-	CHECK(a.port->rx_frames == FRAMES && b.port->tx_frames == FRAMES && b.port->tx_bytes == FRAMES * 60ULL);
+	CHECK(a.port->rx.frames == FRAMES && b.port->tx.frames == FRAMES && b.port->tx.bytes == FRAMES * 60ULL);
 	lab_stop();
 }
 
@@ -162,7 +162,7 @@ static void loses_nothing(uint32_t len, bool hub)
 		go_on_sending(a);
 	}
 	CHECK(!a.port->waits_for && a.port->pauses > 0 && b.port->congestion == CONGESTION_CLEAR);
-	CHECK(b.port->tx_frames == n && b.port->tx_bytes == (uint64_t)n * len && !b.port->drops[DROP_OVERFLOW]);
+	CHECK(b.port->tx.frames == n && b.port->tx.bytes == (uint64_t)n * len && !b.port->drops[DROP_OVERFLOW]);
 	lab_stop();
 }
 
@@ -205,7 +205,7 @@ static void a_stuck_receiver_holds_its_senders_up_only_for_the_limit(void)
 	while (lab_receive(b) >= 0)
 		lab_settle();
 	CHECK(b.port->congestion == CONGESTION_CLEAR);
-	CHECK(b.port->tx_frames + b.port->drops[DROP_OVERFLOW] == sent + n + 1); /* 1: C's flood */
+	CHECK(b.port->tx.frames + b.port->drops[DROP_OVERFLOW] == sent + n + 1); /* 1: C's flood */
 	lab_stop();
 }
 
@@ -222,7 +222,7 @@ static void floods_do_not_wait_for_a_stuck_receiver(void)
 		CHECK(lab_receive(c) == n);
 	}
 	CHECK(a.port->pauses == 0 && b.port->drops[DROP_OVERFLOW] > 0 && d.port->drops[DROP_OVERFLOW] > 0);
-	CHECK(c.port->tx_frames == n && c.port->drops[DROP_OVERFLOW] == 0);
+	CHECK(c.port->tx.frames == n && c.port->drops[DROP_OVERFLOW] == 0);
 	lab_stop();
 }
 

@@ -18,7 +18,7 @@ static void unknown_unicast_and_groups_flood_all_but_ingress(void)
 	for (int tag = 1; tag <= 3; tag++)
 		CHECK(lab_receive(b) == tag && lab_receive(c) == tag);
 	CHECK(lab_receive(a) == -1);
-	CHECK(a.port->rx_frames == 3 && a.port->rx_bytes == 180 && c.port->tx_frames == 3);
+	CHECK(a.port->rx.frames == 3 && a.port->rx.bytes == 180 && c.port->tx.frames == 3);
 	lab_stop();
 }
 
@@ -131,12 +131,13 @@ static void a_group_source_is_dropped_and_not_learnt(void)
 	lab_stop();
 }
 
-static void a_full_fdb_floods_and_counts(void)
+static void an_fdb_full_of_static_entries_floods_and_counts(void)
 {
 	struct peer a, b, c;
 
 	lab_start(false, 1);
 	a = lab_add_peer(), b = lab_add_peer(), c = lab_add_peer();
+	CHECK(!vsw_fdb_pin(&sw->fdb, A, a.port, engine->now));
 	lab_send(a, ANYBODY, A, 60, 1);
 	lab_send(b, A, B, 60, 2); /* finds no room */
 	lab_settle();
@@ -201,7 +202,7 @@ int main(void)
 	RUN(an_address_moves_with_its_host);
 	RUN(nothing_returns_to_where_it_came_from);
 	RUN(a_group_source_is_dropped_and_not_learnt);
-	RUN(a_full_fdb_floods_and_counts);
+	RUN(an_fdb_full_of_static_entries_floods_and_counts);
 	RUN(a_hub_floods_everything_and_learns_nothing);
 	RUN(a_port_that_ends_is_forgotten);
 	return 0;

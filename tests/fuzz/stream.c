@@ -103,7 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	got = drain(b, got);
 	REQUIRE((a_port->state == PORT_ERROR) == broken);
 	REQUIRE(got == want && !memcmp(out, expected, got));
-	REQUIRE(b_port->state == PORT_UP && b_port->tx_bytes + 4 * b_port->tx_frames == got);
+	REQUIRE(b_port->state == PORT_UP && b_port->tx.bytes + 4 * b_port->tx.frames == got);
 	vsw_switch_free(sw);
 	close(a);
 	close(b);

@@ -9,12 +9,14 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "engine.h"
 #include "pause.h"
 #include "switch.h"
+#include "vlan.h"
 
 typedef struct {
 	PyObject_HEAD struct engine *engine;
@@ -101,12 +103,41 @@ static PyObject *engine_fileno(EngineObject *self, PyObject *unused)
 	return running_engine(self) ? PyLong_FromLong(self->engine->event_fd) : NULL;
 }
 
+static PyObject *raise_key_error(void)
+{
+	PyErr_SetNone(PyExc_KeyError);
+	return NULL;
+}
+
+/* What a function that ran in the loop returned: NULL with the exception set when it is not 0. */
+static PyObject *none_or_raise(int ret)
+{
+	if (ret == -ENOENT)
+		return raise_key_error();
+	if (ret)
+		return raise_errno(ret);
+	Py_RETURN_NONE;
+}
+
 /* --- switches --- */
+
+#define FDB_LIMIT_MAX (1U << 24)
+
+/* Check and convert. Return false with ValueError set. */
+static bool read_fdb_settings(double ageing, unsigned int fdb_limit, struct switch_settings *settings)
+{
+	if (!(ageing >= 0) || fdb_limit > FDB_LIMIT_MAX) {
+		PyErr_Format(PyExc_ValueError, "ageing must not be negative, fdb_limit not over %u", FDB_LIMIT_MAX);
+		return false;
+	}
+	settings->ageing = ageing < 1e9 ? (uint64_t)(ageing * 1e9) : UINT64_MAX;
+	settings->fdb_limit = fdb_limit;
+	return true;
+}
 
 struct add_switch {
 	bool hub;
-	uint64_t ageing;
-	uint32_t fdb_limit;
+	struct switch_settings settings; /* ageing and fdb_limit only */
 	int ret;
 	uint32_t id;
 };
@@ -116,7 +147,7 @@ static void run_add_switch(struct engine *engine, void *arg)
 	struct add_switch *request = arg;
 	struct vsw_switch *sw;
 
-	request->ret = vsw_switch_new(engine, request->hub, request->ageing, request->fdb_limit, &sw);
+	request->ret = vsw_switch_new(engine, request->hub, request->settings.ageing, request->settings.fdb_limit, &sw);
 	if (!request->ret)
 		request->id = sw->id;
 }
@@ -130,17 +161,68 @@ static PyObject *engine_add_switch(EngineObject *self, PyObject *args)
 
 	if (!running_engine(self) || !PyArg_ParseTuple(args, "pdI:add_switch", &hub, &ageing, &fdb_limit))
 		return NULL;
-	if (!(ageing >= 0) || fdb_limit > 1U << 24) {
-		PyErr_SetString(PyExc_ValueError, "ageing must not be negative, fdb_limit not over 16777216");
+	request = (struct add_switch){ .hub = hub };
+	if (!read_fdb_settings(ageing, fdb_limit, &request.settings))
 		return NULL;
-	}
-	request = (struct add_switch){
-		.hub = hub,
-		.ageing = ageing < 1e9 ? (uint64_t)(ageing * 1e9) : UINT64_MAX,
-		.fdb_limit = fdb_limit,
-	};
 	call(self->engine, run_add_switch, &request);
 	return request.ret ? raise_errno(request.ret) : PyLong_FromUnsignedLong(request.id);
+}
+
+struct configure_switch {
+	uint32_t id;
+	struct switch_settings settings;
+	int ret;
+};
+
+static void run_configure_switch(struct engine *engine, void *arg)
+{
+	struct configure_switch *request = arg;
+	struct vsw_switch *sw = vsw_engine_switch(engine, request->id);
+
+	request->ret = sw ? 0 : -ENOENT;
+	if (sw)
+		vsw_switch_configure(sw, &request->settings);
+}
+
+/* Check and convert. Return false with ValueError set. */
+static bool read_reserved(const char *policies, Py_ssize_t n, struct switch_settings *settings)
+{
+	bool good = n == RESERVED_GROUPS;
+
+	for (Py_ssize_t i = 0; good && i < n; i++) {
+		settings->reserved[i] = (uint8_t)policies[i];
+		good = settings->reserved[i] < NUM_RESERVED_POLICIES;
+	}
+	if (!good)
+		PyErr_Format(PyExc_ValueError, "reserved must be %d bytes below %d", RESERVED_GROUPS,
+			     NUM_RESERVED_POLICIES);
+	return good;
+}
+
+static PyObject *engine_configure_switch(EngineObject *self, PyObject *args, PyObject *keywords)
+{
+	static char *names[] = { "", "ageing", "fdb_limit", "vlan_filtering", "vlan_protocol", "reserved", NULL };
+	struct configure_switch request = { 0 };
+	unsigned int id, fdb_limit, vlan_protocol;
+	int vlan_filtering;
+	double ageing;
+	const char *reserved;
+	Py_ssize_t n_reserved;
+
+	if (!running_engine(self) ||
+	    !PyArg_ParseTupleAndKeywords(args, keywords, "I$dIpIy#:configure_switch", names, &id, &ageing, &fdb_limit,
+					 &vlan_filtering, &vlan_protocol, &reserved, &n_reserved))
+		return NULL;
+	if (vlan_protocol != VLAN_8021Q && vlan_protocol != VLAN_8021AD)
+		return PyErr_Format(PyExc_ValueError, "vlan_protocol must be %d or %d", VLAN_8021Q, VLAN_8021AD);
+	request.id = id;
+	request.settings.vlan_filtering = vlan_filtering;
+	request.settings.vlan_protocol = (uint16_t)vlan_protocol;
+	if (!read_fdb_settings(ageing, fdb_limit, &request.settings) ||
+	    !read_reserved(reserved, n_reserved, &request.settings))
+		return NULL;
+	call(self->engine, run_configure_switch, &request);
+	return none_or_raise(request.ret);
 }
 
 struct by_id {
@@ -177,11 +259,7 @@ static PyObject *remove_by_id(EngineObject *self, PyObject *args, void (*run)(st
 		return NULL;
 	request.id = id;
 	call(self->engine, run, &request);
-	if (!request.found) {
-		PyErr_SetNone(PyExc_KeyError);
-		return NULL;
-	}
-	Py_RETURN_NONE;
+	return none_or_raise(request.found ? 0 : -ENOENT);
 }
 
 static PyObject *engine_remove_switch(EngineObject *self, PyObject *args)
@@ -254,6 +332,91 @@ static PyObject *engine_add_port(EngineObject *self, PyObject *args)
 	return request.ret ? raise_errno(request.ret) : PyLong_FromUnsignedLong(request.id);
 }
 
+struct configure_port {
+	uint32_t id;
+	struct port_settings settings;
+	int ret;
+};
+
+static void run_configure_port(struct engine *engine, void *arg)
+{
+	struct configure_port *request = arg;
+	struct port *port = vsw_engine_port(engine, request->id);
+
+	request->ret = port ? vsw_switch_configure_port(port, &request->settings) : -ENOENT;
+}
+
+/* Check and convert. Return false with ValueError set. */
+static bool read_vlans(const char *members, Py_ssize_t n_members, unsigned int pvid, struct port_settings *settings)
+{
+	if (n_members != sizeof(settings->members)) {
+		PyErr_Format(PyExc_ValueError, "members must be %zu bytes", sizeof(settings->members));
+		return false;
+	}
+	memcpy(settings->members, members, sizeof(settings->members));
+	settings->pvid = (uint16_t)(pvid & VLAN_ID_MASK);
+	if (vsw_is_member(settings, 0) || vsw_is_member(settings, VLAN_LAST + 1)) {
+		PyErr_Format(PyExc_ValueError, "a port cannot be in VLAN 0 or %d", VLAN_LAST + 1);
+		return false;
+	}
+	if (pvid && (pvid > VLAN_LAST || !vsw_is_member(settings, settings->pvid))) {
+		PyErr_Format(PyExc_ValueError, "pvid %u is not among the port's VLANs", pvid);
+		return false;
+	}
+	return true;
+}
+
+static PyObject *engine_configure_port(EngineObject *self, PyObject *args, PyObject *keywords)
+{
+	static char *names[] = { "",
+				 "members",
+				 "pvid",
+				 "isolated",
+				 "learning",
+				 "unknown_flood",
+				 "broadcast_flood",
+				 "multicast_flood",
+				 "sticky",
+				 "hairpin",
+				 "control",
+				 "overflow_drop",
+				 "storm_limit",
+				 "mac_limit",
+				 "mtu",
+				 NULL };
+	struct configure_port request = { 0 };
+	struct port_settings *settings = &request.settings;
+	unsigned int id, pvid, storm_limit, mac_limit, mtu;
+	int isolated, learning, unknown, broadcast, multicast, sticky, hairpin, control, overflow_drop;
+	const char *members;
+	Py_ssize_t n_members;
+
+	if (!running_engine(self) ||
+	    !PyArg_ParseTupleAndKeywords(args, keywords, "I$y#IpppppppppIII:configure_port", names, &id, &members,
+					 &n_members, &pvid, &isolated, &learning, &unknown, &broadcast, &multicast,
+					 &sticky, &hairpin, &control, &overflow_drop, &storm_limit, &mac_limit, &mtu))
+		return NULL;
+	*settings = (struct port_settings){
+		.isolated = isolated,
+		.learning = learning,
+		.unknown_flood = unknown,
+		.broadcast_flood = broadcast,
+		.multicast_flood = multicast,
+		.sticky = sticky,
+		.hairpin = hairpin,
+		.control = control,
+		.overflow_drop = overflow_drop,
+		.storm_limit = storm_limit,
+		.mac_limit = mac_limit,
+		.mtu = mtu,
+	};
+	if (!read_vlans(members, n_members, pvid, settings))
+		return NULL;
+	request.id = id;
+	call(self->engine, run_configure_port, &request);
+	return none_or_raise(request.ret);
+}
+
 /* --- reading out --- */
 
 /* Copies of all ports' counters; `copies` grows in the loop. */
@@ -294,30 +457,72 @@ static void run_events(struct engine *engine, void *arg)
 		snapshot->copies[snapshot->n++] = *port;
 }
 
-static PyObject *port_row(const struct port *port)
+/* Put `value`, a new reference or NULL, into `dict`. Return 0 or -1. */
+static int put(PyObject *dict, const char *key, PyObject *value)
+{
+	int ret = value ? PyDict_SetItemString(dict, key, value) : -1;
+
+	Py_XDECREF(value);
+	return ret;
+}
+
+static PyObject *drops_of(const struct port *port)
 {
 	PyObject *drops = PyDict_New();
 
 	if (!drops)
 		return NULL;
 	for (unsigned i = 0; i < NUM_DROPS; i++) {
-		PyObject *count;
-		int ret;
-
-		if (!port->drops[i])
-			continue;
-		count = PyLong_FromUnsignedLongLong(port->drops[i]);
-		ret = count ? PyDict_SetItemString(drops, vsw_drop_names[i], count) : -1;
-		Py_XDECREF(count);
-		if (ret) {
+		if (port->drops[i] && put(drops, vsw_drop_names[i], PyLong_FromUnsignedLongLong(port->drops[i]))) {
 			Py_DECREF(drops);
 			return NULL;
 		}
 	}
-	return Py_BuildValue("IsssKKKKKKN", port->id, port->ops->name, vsw_port_state_names[port->state], port->reason,
-			     (unsigned long long)port->rx_frames, (unsigned long long)port->rx_bytes,
-			     (unsigned long long)port->tx_frames, (unsigned long long)port->tx_bytes,
-			     (unsigned long long)port->unlearnt, (unsigned long long)port->pauses, drops);
+	return drops;
+}
+
+static int put_count(PyObject *dict, const char *way, const char *what, uint64_t value)
+{
+	char key[32];
+
+	snprintf(key, sizeof(key), "%s_%s", way, what);
+	return put(dict, key, PyLong_FromUnsignedLongLong(value));
+}
+
+static int put_traffic(PyObject *dict, const char *way, const struct traffic *traffic)
+{
+	const struct {
+		const char *what;
+		uint64_t value;
+	} counts[] = {
+		{ "frames", traffic->frames },
+		{ "bytes", traffic->bytes },
+		{ "unicast_frames", traffic->frames - traffic->multicast_frames - traffic->broadcast_frames },
+		{ "unicast_bytes", traffic->bytes - traffic->multicast_bytes - traffic->broadcast_bytes },
+		{ "multicast_frames", traffic->multicast_frames },
+		{ "multicast_bytes", traffic->multicast_bytes },
+		{ "broadcast_frames", traffic->broadcast_frames },
+		{ "broadcast_bytes", traffic->broadcast_bytes },
+	};
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < sizeof(counts) / sizeof(counts[0]); i++)
+		ret = put_count(dict, way, counts[i].what, counts[i].value);
+	return ret;
+}
+
+static PyObject *port_row(const struct port *port)
+{
+	const struct fdb_holding *addresses = &port->addresses;
+	PyObject *row = Py_BuildValue("{sIsssssssIsKsKsN}", "id", port->id, "type", port->ops->name, "state",
+				      vsw_port_state_names[port->state], "reason", port->reason, "macs",
+				      addresses->dynamic.n + addresses->lasting.n, "unlearnt",
+				      (unsigned long long)port->unlearnt, "pauses", (unsigned long long)port->pauses,
+				      "drops", drops_of(port));
+
+	if (row && (put_traffic(row, "rx", &port->rx) || put_traffic(row, "tx", &port->tx)))
+		Py_CLEAR(row);
+	return row;
 }
 
 static PyObject *event_row(const struct port *port)
@@ -367,6 +572,7 @@ struct fdb_copy {
 	struct {
 		uint64_t key, age; /* ns */
 		uint32_t port;
+		uint8_t kind; /* enum fdb_kind */
 	} *rows;
 	size_t n;
 	int ret;
@@ -381,7 +587,6 @@ static void run_fdb(struct engine *engine, void *arg)
 		copy->ret = -ENOENT;
 		return;
 	}
-	vsw_fdb_age(&sw->fdb, engine->now);
 	copy->rows = calloc(sw->fdb.used + 1, sizeof(*copy->rows));
 	if (!copy->rows) {
 		copy->ret = -ENOMEM;
@@ -390,10 +595,11 @@ static void run_fdb(struct engine *engine, void *arg)
 	for (uint32_t i = 0; i < sw->fdb.n_slots; i++) {
 		const struct fdb_entry *entry = &sw->fdb.slots[i];
 
-		if (!entry->port)
+		if (!entry->port || !vsw_fdb_is_alive(&sw->fdb, entry, engine->now))
 			continue;
 		copy->rows[copy->n].key = entry->key;
 		copy->rows[copy->n].age = engine->now - entry->seen;
+		copy->rows[copy->n].kind = entry->kind;
 		copy->rows[copy->n++].port = entry->port->id;
 	}
 }
@@ -408,10 +614,14 @@ static PyObject *engine_fdb(EngineObject *self, PyObject *args)
 		return NULL;
 	copy.switch_id = switch_id;
 	call(self->engine, run_fdb, &copy);
-	list = copy.ret ? raise_errno(copy.ret) : PyList_New(0);
+	if (copy.ret)
+		return none_or_raise(copy.ret);
+	list = PyList_New(0);
 	for (size_t i = 0; list && i < copy.n; i++) {
-		PyObject *row = Py_BuildValue("KId", (unsigned long long)copy.rows[i].key, copy.rows[i].port,
-					      (double)copy.rows[i].age / 1e9);
+		uint64_t mac = copy.rows[i].key & FRAME_BROADCAST;
+		unsigned int vlan = (unsigned int)(copy.rows[i].key >> 48);
+		PyObject *row = Py_BuildValue("KIIds", (unsigned long long)mac, vlan, copy.rows[i].port,
+					      (double)copy.rows[i].age / 1e9, vsw_fdb_kind_names[copy.rows[i].kind]);
 
 		if (!row || PyList_Append(list, row))
 			Py_CLEAR(list);
@@ -421,16 +631,164 @@ static PyObject *engine_fdb(EngineObject *self, PyObject *args)
 	return list;
 }
 
+/* --- addresses put in and taken out by hand --- */
+
+struct fdb_change {
+	uint32_t switch_id, port_id;
+	uint64_t key;
+	bool any_port;
+	int vlan; /* -1: any */
+	uint32_t n;
+	int ret;
+};
+
+/* Return the switch; NULL with the change's `ret` set when there is none, or none that has addresses. */
+static struct vsw_switch *switch_with_fdb(struct engine *engine, struct fdb_change *change)
+{
+	struct vsw_switch *sw = vsw_engine_switch(engine, change->switch_id);
+
+	change->ret = !sw ? -ENOENT : sw->hub ? -EOPNOTSUPP : 0;
+	return change->ret ? NULL : sw;
+}
+
+/* Return the port of `sw`; NULL with the change's `ret` set when there is none. */
+static struct port *port_of(struct vsw_switch *sw, struct fdb_change *change)
+{
+	struct port *port = vsw_engine_port(sw->engine, change->port_id);
+
+	change->ret = port && port->sw == sw ? 0 : -ENOENT;
+	return change->ret ? NULL : port;
+}
+
+static void run_fdb_add(struct engine *engine, void *arg)
+{
+	struct fdb_change *change = arg;
+	struct vsw_switch *sw = switch_with_fdb(engine, change);
+	struct port *port = sw ? port_of(sw, change) : NULL;
+
+	if (port)
+		change->ret = vsw_fdb_pin(&sw->fdb, change->key, port, engine->now);
+}
+
+static void run_fdb_remove(struct engine *engine, void *arg)
+{
+	struct fdb_change *change = arg;
+	struct vsw_switch *sw = switch_with_fdb(engine, change);
+
+	if (sw && !vsw_fdb_remove(&sw->fdb, change->key))
+		change->ret = -ENOENT;
+}
+
+static bool is_to_be_flushed(const struct fdb_entry *entry, const void *arg)
+{
+	const struct fdb_change *change = arg;
+
+	return entry->kind != FDB_STATIC && (change->any_port || entry->port->id == change->port_id) &&
+	       (change->vlan < 0 || (int)(entry->key >> 48) == change->vlan);
+}
+
+static void run_fdb_flush(struct engine *engine, void *arg)
+{
+	struct fdb_change *change = arg;
+	struct vsw_switch *sw = switch_with_fdb(engine, change);
+
+	if (sw && (change->any_port || port_of(sw, change)))
+		change->n = vsw_fdb_forget(&sw->fdb, is_to_be_flushed, change);
+}
+
+/* Check and convert. Return false with ValueError set. */
+static bool read_address(unsigned long long mac, unsigned int vlan, struct fdb_change *change)
+{
+	if (mac > FRAME_BROADCAST || frame_is_group(mac) || vlan > VLAN_LAST) {
+		PyErr_SetString(PyExc_ValueError, "not the address of a station, or not a VLAN");
+		return false;
+	}
+	change->key = vsw_fdb_key((uint16_t)vlan, mac);
+	return true;
+}
+
+static PyObject *engine_fdb_add(EngineObject *self, PyObject *args)
+{
+	struct fdb_change change = { 0 };
+	unsigned int switch_id, vlan, port_id;
+	unsigned long long mac;
+
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "IKII:fdb_add", &switch_id, &mac, &vlan, &port_id) ||
+	    !read_address(mac, vlan, &change))
+		return NULL;
+	change.switch_id = switch_id;
+	change.port_id = port_id;
+	call(self->engine, run_fdb_add, &change);
+	return none_or_raise(change.ret);
+}
+
+static PyObject *engine_fdb_remove(EngineObject *self, PyObject *args)
+{
+	struct fdb_change change = { 0 };
+	unsigned int switch_id, vlan;
+	unsigned long long mac;
+
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "IKI:fdb_remove", &switch_id, &mac, &vlan) ||
+	    !read_address(mac, vlan, &change))
+		return NULL;
+	change.switch_id = switch_id;
+	call(self->engine, run_fdb_remove, &change);
+	return none_or_raise(change.ret);
+}
+
+/* Read a number in 0..limit, or None. Return false with an exception set. */
+static bool read_optional(PyObject *object, unsigned long limit, bool *none, uint32_t *number)
+{
+	unsigned long value;
+
+	*none = object == Py_None;
+	if (*none)
+		return true;
+	value = PyLong_AsUnsignedLong(object);
+	if (value > limit && !PyErr_Occurred())
+		PyErr_Format(PyExc_ValueError, "%lu is over %lu", value, limit);
+	*number = (uint32_t)value;
+	return !PyErr_Occurred();
+}
+
+static PyObject *engine_fdb_flush(EngineObject *self, PyObject *args)
+{
+	struct fdb_change change = { 0 };
+	unsigned int switch_id;
+	PyObject *port, *vlan;
+	uint32_t vlan_id = 0;
+	bool any_vlan;
+
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "IOO:fdb_flush", &switch_id, &port, &vlan) ||
+	    !read_optional(port, UINT32_MAX, &change.any_port, &change.port_id) ||
+	    !read_optional(vlan, VLAN_LAST, &any_vlan, &vlan_id))
+		return NULL;
+	change.switch_id = switch_id;
+	change.vlan = any_vlan ? -1 : (int)vlan_id;
+	call(self->engine, run_fdb_flush, &change);
+	return change.ret ? none_or_raise(change.ret) : PyLong_FromUnsignedLong(change.n);
+}
+
 /* --- the module --- */
 
 #define METHOD(name, flags) { #name, (PyCFunction)(void (*)(void))engine_##name, flags, NULL }
 
 static PyMethodDef engine_methods[] = {
-	METHOD(fileno, METH_NOARGS),      METHOD(close, METH_NOARGS),
-	METHOD(add_switch, METH_VARARGS), METHOD(remove_switch, METH_VARARGS),
-	METHOD(add_port, METH_VARARGS),   METHOD(remove_port, METH_VARARGS),
-	METHOD(stats, METH_NOARGS),       METHOD(events, METH_NOARGS),
-	METHOD(fdb, METH_VARARGS),        { NULL, NULL, 0, NULL },
+	METHOD(fileno, METH_NOARGS),
+	METHOD(close, METH_NOARGS),
+	METHOD(add_switch, METH_VARARGS),
+	METHOD(configure_switch, METH_VARARGS | METH_KEYWORDS),
+	METHOD(remove_switch, METH_VARARGS),
+	METHOD(add_port, METH_VARARGS),
+	METHOD(configure_port, METH_VARARGS | METH_KEYWORDS),
+	METHOD(remove_port, METH_VARARGS),
+	METHOD(stats, METH_NOARGS),
+	METHOD(events, METH_NOARGS),
+	METHOD(fdb, METH_VARARGS),
+	METHOD(fdb_add, METH_VARARGS),
+	METHOD(fdb_remove, METH_VARARGS),
+	METHOD(fdb_flush, METH_VARARGS),
+	{ NULL, NULL, 0, NULL },
 };
 
 static PyType_Slot engine_slots[] = {

@@ -16,10 +16,13 @@
 #define FRAME_HEAD     64    /* bytes of a frame that are at hand in one piece, if it has so many */
 #define FRAME_MAC_PAIR 12    /* bytes of destination and source address */
 
+#define FRAME_BROADCAST 0xffffffffffffULL
+
 /* A borrowed view of one Ethernet frame without FCS; valid until the call it was passed to returns. It is in two parts:
  *
  * `head`, the first `head_len` bytes, is memory of ours that nobody else writes: what is decided by it still holds when
- * the frame is delivered. It holds the whole frame, or at least FRAME_HEAD bytes, so all protocol headers a switch looks at.
+ * the frame is delivered. It holds the whole frame, or FRAME_HEAD bytes, so all protocol headers a switch looks at. (Of a
+ * frame that leaves with a tag more or less than it came with, it holds FRAME_VLAN_TAG bytes more or less.)
  * The FRAME_PREFIX bytes before it always hold `len` in network order: QEMU's stream framing, so that a stream port
  * sends prefix and frame, and frames that lie side by side, as one piece. Whoever collects a frame writes them.
  *

@@ -110,6 +110,7 @@ int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *f
 	port->ops = ops;
 	port->sw = sw;
 	port->engine = sw->engine;
+	port->settings = PORT_SETTINGS_DEFAULT;
 	TAILQ_INIT(&port->waiting);
 	for (unsigned i = 0; i < PORT_MAX_FDS; i++)
 		port->fds[i] = i < n_fds ? fds[i] : -1;
@@ -136,7 +137,7 @@ void vsw_port_watch(struct port *port, uint32_t events)
 static void stop(struct port *port, enum port_state state)
 {
 	port->state = state;
-	vsw_fdb_flush(&port->sw->fdb, port);
+	vsw_fdb_flush_dynamic(&port->sw->fdb, port);
 	vsw_pause_forget(port);
 	vsw_engine_cool(port);
 	if (port->unflushed)

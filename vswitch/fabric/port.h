@@ -10,7 +10,11 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "fdb.h"
 #include "frame.h"
+#include "settings.h"
+#include "storm.h"
+#include "traffic.h"
 
 struct engine;
 struct vsw_switch;
@@ -63,14 +67,20 @@ struct port_ops {
 /* Why a frame went no further. Counted on the port it came in by (IN) or should have gone out by (OUT). */
 #define VSW_DROPS(X)                                                                                                   \
 	X(RUNT, "runt")               /* IN: shorter than an Ethernet header */                                        \
-	X(OVERSIZE, "oversize")       /* IN: longer than FRAME_MAX, or cut by its port */                              \
+	X(OVERSIZE, "oversize")       /* IN: longer than FRAME_MAX or the port's MTU, or cut by its port */            \
 	X(BAD_SOURCE, "bad_source")   /* IN: sent from a group address */                                              \
 	X(NO_CHECKSUM, "no_checksum") /* IN: left for hardware to finish that is not there */                          \
 	X(MISSED, "missed")           /* IN: the kernel had no room for it until we came to read it */                 \
+	X(VLAN, "vlan")               /* IN: this port, or the one its destination is on, is not in its VLAN */        \
+	X(RESERVED, "reserved")       /* IN: for an address bridges keep to themselves, and the switch is told to */   \
+	X(MOVED, "moved")             /* IN: its source is sticky or static on another port */                         \
+	X(MAC_LIMIT, "mac_limit")     /* IN: one more source than the port may have */                                 \
+	X(STORM, "storm")             /* IN: to be flooded, beyond the port's limit */                                 \
+	X(ISOLATED, "isolated")       /* IN: its destination is on an isolated port, as it came from one */            \
 	X(SAME_PORT, "same_port")     /* IN: its destination is where it came from */                                  \
-	X(NOWHERE, "nowhere")         /* IN: to be flooded, but there is no other port */                              \
+	X(NOWHERE, "nowhere")         /* IN: to be flooded, but there is no port to take it */                         \
 	X(OVERFLOW, "overflow")       /* OUT: the queue is full */                                                     \
-	X(TOO_LONG, "too_long")       /* OUT: longer than this port can carry */                                       \
+	X(TOO_LONG, "too_long")       /* OUT: longer than this port can carry, or its MTU */                           \
 	X(LINK_DOWN, "link_down")     /* OUT: the device is not up */                                                  \
 	X(REFUSED, "refused")         /* OUT: the kernel would not take it, for another reason */                      \
 	X(CLOSED, "closed")           /* OUT: still queued, or just routed here, when it closed */
@@ -106,14 +116,16 @@ struct port {
 	const struct port_ops *ops;
 	struct engine *engine;
 	struct vsw_switch *sw;
-	uint32_t id;
-	int fds[PORT_MAX_FDS];
-	enum port_state state;
-	uint32_t events; /* what epoll watches for */
 	void *private;
+	enum port_state state;
+	uint16_t chain_first, chain_last; /* switch.c: frames of the batch at hand bound for this port */
+	bool plain;                       /* switch.c: no setting asks for a closer look at what comes in here */
+	uint32_t id;
+	uint32_t events; /* what epoll watches for */
+	int fds[PORT_MAX_FDS];
 
-	uint64_t rx_frames, rx_bytes; /* taken from the peer */
-	uint64_t tx_frames, tx_bytes; /* given to the peer */
+	struct traffic rx; /* taken from the peer */
+	struct traffic tx; /* given to the peer */
 	uint64_t drops[NUM_DROPS];
 	uint64_t unlearnt; /* frames whose source address found no room in the FDB */
 	uint64_t pauses;   /* times this port was not read because a destination was congested */
@@ -128,11 +140,13 @@ struct port {
 	TAILQ_ENTRY(port) in_warm;      /* engine->warm */
 	TAILQ_ENTRY(port) in_unflushed; /* engine->unflushed */
 	bool warm, unflushed;
-	bool held; /* the engine is in one of its operations: it ends when that returns */
-	STAILQ_ENTRY(port) in_ended;    /* engine->ended, until Python has heard of it */
+	bool held;                   /* the engine is in one of its operations: it ends when that returns */
+	STAILQ_ENTRY(port) in_ended; /* engine->ended, until Python has heard of it */
 	bool unreported;
 
-	uint16_t chain_first, chain_last; /* switch.c: frames of the batch at hand bound for this port */
+	struct fdb_holding addresses; /* the FDB's entries for this port */
+	struct storm storm;
+	struct port_settings settings; /* set by vsw_switch_configure_port() */
 };
 
 /* Look a port type up by name; NULL when there is none. */
@@ -168,11 +182,5 @@ enum drop vsw_drop_for_errno(int error);
 
 /* Have epoll watch for `events` (EPOLLIN, EPOLLOUT) on an UP port's first descriptor. Cheap when nothing changes. */
 void vsw_port_watch(struct port *port, uint32_t events);
-
-static inline void vsw_port_count_tx(struct port *port, uint64_t frames, uint64_t bytes)
-{
-	port->tx_frames += frames;
-	port->tx_bytes += bytes;
-}
 
 #endif

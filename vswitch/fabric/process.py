@@ -284,7 +284,7 @@ class Fabric:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _get_stats(self, number: int, request: GetStats, fds: list[int]) -> None:
-        rows = [self._port_stats(*row) for row in self._engine.stats()]
+        rows = [self._port_stats(row) for row in self._engine.stats()]
         for name, network in self._networks.items():
             rows += [
                 PortStats(network=name, port=port, type=outside.type, state=outside.state)
@@ -300,41 +300,16 @@ class Fabric:
             more = at + ROWS_PER_REPLY < len(rows)
             self._send(Reply(number, stats=rows[at : at + ROWS_PER_REPLY], more=more))
 
-    def _port_stats(
-        self,
-        number: int,
-        port_type: str,
-        state: str,
-        reason: str,
-        rx_frames: int,
-        rx_bytes: int,
-        tx_frames: int,
-        tx_bytes: int,
-        unlearnt: int,
-        pauses: int,
-        drops: dict[str, int],
-    ) -> PortStats:
-        network, port = self._names[number]
-        return PortStats(
-            network=network,
-            port=port,
-            type=port_type,
-            state=state,
-            reason=reason,
-            rx_frames=rx_frames,
-            rx_bytes=rx_bytes,
-            tx_frames=tx_frames,
-            tx_bytes=tx_bytes,
-            unlearnt=unlearnt,
-            pauses=pauses,
-            drops=drops,
-        )
+    def _port_stats(self, row: dict[str, Any]) -> PortStats:
+        network, port = self._names[row["id"]]
+        known = {key: row[key] for key in PortStats.__struct_fields__ if key in row}
+        return PortStats(network=network, port=port, **known)
 
     def _get_fdb(self, number: int, request: GetFdb, fds: list[int]) -> None:
         network = self._network(request.network)
         rows = [
             FdbEntry(mac=address.to_bytes(6, "big").hex(":"), port=self._names[port][1], age=round(age, 1))
-            for address, port, age in sorted(self._engine.fdb(network.switch))
+            for address, _, port, age, _ in sorted(self._engine.fdb(network.switch))
         ]
         for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
             more = at + ROWS_PER_REPLY < len(rows)

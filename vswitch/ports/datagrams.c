@@ -21,7 +21,7 @@ int vsw_datagrams_send(struct port *port, int fd, const struct frame *frames, un
 		int sent = sendmmsg(fd, messages + i, n - i, MSG_DONTWAIT);
 
 		for (int j = 0; j < sent; j++, i++)
-			vsw_port_count_tx(port, 1, frames[i].len);
+			vsw_traffic_add(&port->tx, frame_destination(&frames[i]), frames[i].len);
 		if (sent > 0)
 			continue;
 		if (errno == ENXIO) {

@@ -38,6 +38,7 @@ bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32
 	if (sent) {
 		queue->rest = size;
 		queue->len = frame->len;
+		queue->destination = frame_destination(frame);
 	}
 	for (unsigned i = 0; i < n_pieces; i++) {
 		uint32_t skip = sent < pieces[i].iov_len ? sent : (uint32_t)pieces[i].iov_len;
@@ -62,14 +63,19 @@ int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2])
 	return before_end < size ? 2 : 1;
 }
 
-/* Read the length prefix at the head; it may lie across the ring's end. */
+/* Read `n` bytes from `at` on as a number, first byte highest; they may lie across the ring's end. */
+static uint64_t number_at(const struct outqueue *queue, uint64_t at, uint32_t n)
+{
+	uint64_t number = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		number = number << 8 | queue->ring[(at + i) & MASK];
+	return number;
+}
+
 static uint32_t length_at_head(const struct outqueue *queue)
 {
-	uint32_t len = 0;
-
-	for (uint32_t i = 0; i < FRAME_PREFIX; i++)
-		len = len << 8 | queue->ring[(queue->head + i) & MASK];
-	return len;
+	return (uint32_t)number_at(queue, queue->head, FRAME_PREFIX);
 }
 
 uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to)
@@ -86,7 +92,7 @@ uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to)
 	return size - FRAME_PREFIX;
 }
 
-void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, uint64_t *bytes)
+void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, struct traffic *traffic)
 {
 	while (n) {
 		uint32_t step;
@@ -94,6 +100,7 @@ void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, 
 		if (!queue->rest) {
 			queue->len = length_at_head(queue);
 			queue->rest = FRAME_PREFIX + queue->len;
+			queue->destination = number_at(queue, queue->head + FRAME_PREFIX, 6);
 		}
 		step = n < queue->rest ? (uint32_t)n : queue->rest;
 		queue->rest -= step;
@@ -101,8 +108,7 @@ void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, 
 		n -= step;
 		if (!queue->rest) {
 			queue->frames--;
-			++*frames;
-			*bytes += queue->len;
+			vsw_traffic_add(traffic, queue->destination, queue->len);
 		}
 	}
 	if (queue->head == queue->tail)

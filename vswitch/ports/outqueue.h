@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 
 #include "../fabric/frame.h"
+#include "../fabric/traffic.h"
 
 #define OUTQUEUE_SIZE   (1U << 20) /* bytes, a power of two */
 #define OUTQUEUE_FRAMES 8192       /* most frames in it */
@@ -20,7 +21,9 @@ struct outqueue {
 	uint64_t head, tail; /* bytes taken out and put in since the start; at most OUTQUEUE_SIZE apart */
 	uint32_t frames;
 	uint32_t rest; /* bytes of the frame at the head that are still to send; 0: none of it was sent */
-	uint32_t len;  /* of the frame `rest` is about */
+	/* Of the frame `rest` is about. */
+	uint32_t len;
+	uint64_t destination;
 };
 
 void vsw_outqueue_free(struct outqueue *queue);
@@ -43,7 +46,7 @@ int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2]);
  */
 uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to);
 
-/* `n` bytes of that were sent. Add the frames thereby complete, and their bytes, to the counters. */
-void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, uint64_t *frames, uint64_t *bytes);
+/* `n` bytes of that were sent. Count the frames thereby complete. */
+void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, struct traffic *traffic);
 
 #endif

@@ -417,8 +417,7 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 {
 	const struct ring *ring = port->private;
 	uint32_t before = rx->tail, room;
-	uint64_t bytes = 0;
-	unsigned too_long = 0, i;
+	unsigned counted = 0, i;
 
 	if (room_in(ring, rx) < n)
 		take_back(port, rx);
@@ -433,14 +432,15 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 			uint32_t parts = (len + ring->part_max - 1) / ring->part_max;
 
 			if (parts > NMR_MAX_FRAGMENTS || parts >= ring->n_slots) {
-				too_long++;
+				vsw_traffic_add_frames(&port->tx, frames + counted, i - counted);
+				counted = i + 1;
+				port->drops[DROP_TOO_LONG]++;
 				continue;
 			}
 			if (parts > room)
 				break;
 			if (!put_long(port, rx, &frames[i], parts))
 				return 0;
-			bytes += len;
 			room -= parts;
 			continue;
 		}
@@ -450,11 +450,9 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 		copy_frame(to, &frames[i]);
 		nmr_write_slot(&rx->slots[rx->tail], nmr_slot_word(index, (uint16_t)len, ROUND_FLAG));
 		rx->tail = nmr_next(rx->tail, ring->n_slots);
-		bytes += len;
 		room--;
 	}
-	port->drops[DROP_TOO_LONG] += too_long;
-	vsw_port_count_tx(port, i - too_long, bytes);
+	vsw_traffic_add_frames(&port->tx, frames + counted, i - counted);
 	if (rx->tail != before) {
 		nmr_publish(&rx->ktoa->hwtail, rx->tail);
 		if (nmr_must_kick(&rx->atok->appl_need_kick, &rx->kicked))
@@ -536,11 +534,11 @@ static bool drain(struct port *port)
 	while (port->state == PORT_UP && ring->queue.frames) {
 		uint8_t *data = port->engine->scratch + HEAD_ROOM;
 		struct frame frame = frame_whole(data, vsw_outqueue_copy_front(&ring->queue, data));
-		uint64_t frames = 0, bytes = 0; /* counted by spread() */
+		struct traffic counted = { 0 }; /* by spread() */
 
 		if (!spread(port, &frame, 1))
 			break;
-		vsw_outqueue_consume(&ring->queue, FRAME_PREFIX + frame.len, &frames, &bytes);
+		vsw_outqueue_consume(&ring->queue, FRAME_PREFIX + frame.len, &counted);
 	}
 	if (port->state != PORT_UP)
 		return false;

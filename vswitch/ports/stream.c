@@ -236,7 +236,6 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 	struct stream *stream = port->private;
 	struct iovec pieces[2 * FRAME_BATCH];
 	struct msghdr message = { .msg_iov = pieces };
-	uint64_t bytes = 0;
 	unsigned n_pieces = 0, i = 0;
 	ssize_t sent;
 	size_t left;
@@ -257,11 +256,9 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 			vsw_port_end_errno(port, "sending", errno);
 		return 0;
 	}
-	for (left = (size_t)sent; i < n && left >= FRAME_PREFIX + frames[i].len; i++) {
+	for (left = (size_t)sent; i < n && left >= FRAME_PREFIX + frames[i].len; i++)
 		left -= FRAME_PREFIX + frames[i].len;
-		bytes += frames[i].len;
-	}
-	vsw_port_count_tx(port, i, bytes);
+	vsw_traffic_add_frames(&port->tx, frames, i);
 	if (left) {
 		if (!vsw_outqueue_push(&stream->queue, &frames[i], (uint32_t)left)) {
 			port->drops[DROP_CLOSED]++;
@@ -291,7 +288,7 @@ static void stream_deliver(struct port *port, const struct frame *frames, unsign
 		if (!vsw_outqueue_push(queue, &frames[i], 0))
 			port->drops[DROP_OVERFLOW]++;
 	vsw_port_watch(port, port->events | EPOLLOUT);
-	if (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES)
+	if (!port->settings.overflow_drop && (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES))
 		vsw_pause_congested(port);
 }
 
@@ -311,7 +308,7 @@ static void stream_drain(struct port *port)
 				vsw_port_end_errno(port, "sending", errno);
 			return;
 		}
-		vsw_outqueue_consume(queue, (uint64_t)sent, &port->tx_frames, &port->tx_bytes);
+		vsw_outqueue_consume(queue, (uint64_t)sent, &port->tx);
 	}
 	if (!queue->frames)
 		vsw_port_watch(port, port->events & ~(uint32_t)EPOLLOUT);

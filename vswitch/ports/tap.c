@@ -75,7 +75,7 @@ static void tap_deliver(struct port *port, const struct frame *frames, unsigned 
 		struct iovec pieces[2];
 
 		if (writev(port->fds[0], pieces, (int)frame_pieces(&frames[i], 0, pieces)) >= 0) {
-			vsw_port_count_tx(port, 1, frames[i].len);
+			vsw_traffic_add(&port->tx, frame_destination(&frames[i]), frames[i].len);
 			continue;
 		}
 		if (errno == EBADFD) {

@@ -17,13 +17,26 @@ class Counters(NamedTuple):
     type: str
     state: str
     reason: str
-    rx_frames: int
-    rx_bytes: int
-    tx_frames: int
-    tx_bytes: int
+    macs: int
     unlearnt: int
     pauses: int
     drops: dict[str, int]
+    rx_frames: int
+    rx_bytes: int
+    rx_unicast_frames: int
+    rx_unicast_bytes: int
+    rx_multicast_frames: int
+    rx_multicast_bytes: int
+    rx_broadcast_frames: int
+    rx_broadcast_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    tx_unicast_frames: int
+    tx_unicast_bytes: int
+    tx_multicast_frames: int
+    tx_multicast_bytes: int
+    tx_broadcast_frames: int
+    tx_broadcast_bytes: int
 
 
 class Lan:
@@ -50,7 +63,7 @@ class Lan:
 
     def counters(self, port: int) -> Counters:
         """What port `port` has counted."""
-        return next(Counters(*row) for row in self.engine.stats() if row[0] == port)
+        return next(Counters(**row) for row in self.engine.stats() if row["id"] == port)
 
     def next_event(self) -> tuple[int, str, str]:
         """Wait until a port ends; return (port, state, reason)."""

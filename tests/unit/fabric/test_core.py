@@ -18,6 +18,11 @@ from .lan import Lan
 from .peers import BROADCAST, frame, framed, mac
 
 
+def number(host: int) -> int:
+    """A host's address as the engine has it."""
+    return int.from_bytes(mac(host), "big")
+
+
 def test_switch_sends_known_unicast_to_its_port_alone(lan: Lan) -> None:
     """Once B was heard, frames for B go to B only; before, to everybody."""
     (a, _), (b, _), (c, _) = lan.peer(), lan.peer(), lan.peer()
@@ -49,17 +54,18 @@ def test_fdb_lists_address_port_and_age(lan: Lan) -> None:
     b.send(frame(BROADCAST, mac(2)))
     a.receive()
     rows = sorted(lan.engine.fdb(lan.switch))
-    assert [row[:2] for row in rows] == [
-        (int.from_bytes(mac(1), "big"), a_port),
-        (int.from_bytes(mac(2), "big"), b_port),
+    assert [row[:3] for row in rows] == [
+        (number(1), 0, a_port),
+        (number(2), 0, b_port),
     ]
-    assert all(0 <= age < 10 for _, _, age in rows)
+    assert all(0 <= age < 10 and kind == "dynamic" for _, _, _, age, kind in rows)
 
 
-def test_full_fdb_is_counted_and_floods() -> None:
-    """An address that finds no room is not learnt; nothing that is known is forgotten for it."""
+def test_fdb_full_of_static_entries_is_counted_and_floods() -> None:
+    """An address that finds no room is not learnt; a static one is not forgotten for it."""
     with Lan(fdb_limit=1) as lan:
-        (a, _), (b, b_port), (c, _) = lan.peer(), lan.peer(), lan.peer()
+        (a, a_port), (b, b_port), (c, _) = lan.peer(), lan.peer(), lan.peer()
+        lan.engine.fdb_add(lan.switch, number(1), 0, a_port)
         a.send(frame(BROADCAST, mac(1)))
         assert b.receive() == c.receive()
         b.send(frame(mac(1), mac(2)))

@@ -40,7 +40,7 @@ def test_mcast_port_joins_bus_and_switch(lan: Lan) -> None:
         a.send(frame(mac(9), mac(1), b"answer"))
         while b"answer" not in receiving.recv(65536):  # the member gets its own frame, too
             pass
-        assert {row[0]: row[1] for row in lan.engine.fdb(lan.switch)} == {
+        assert {row[0]: row[2] for row in lan.engine.fdb(lan.switch)} == {
             int.from_bytes(mac(1), "big"): a_port,
             int.from_bytes(mac(9), "big"): port,
         }
