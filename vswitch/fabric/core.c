@@ -274,8 +274,78 @@ static PyObject *engine_remove_port(EngineObject *self, PyObject *args)
 
 /* --- ports --- */
 
+/* Check and convert. Return false with ValueError set. */
+static bool read_vlans(const char *members, Py_ssize_t n_members, long long pvid, struct port_settings *settings)
+{
+	if (n_members != sizeof(settings->members)) {
+		PyErr_Format(PyExc_ValueError, "members must be %zu bytes", sizeof(settings->members));
+		return false;
+	}
+	memcpy(settings->members, members, sizeof(settings->members));
+	if (vsw_is_member(settings, 0) || vsw_is_member(settings, VLAN_LAST + 1)) {
+		PyErr_Format(PyExc_ValueError, "a port cannot be in VLAN 0 or %d", VLAN_LAST + 1);
+		return false;
+	}
+	if (pvid < 0 || pvid > VLAN_LAST || (pvid && !vsw_is_member(settings, (uint16_t)pvid))) {
+		PyErr_Format(PyExc_ValueError, "pvid %lld is not among the port's VLANs", pvid);
+		return false;
+	}
+	settings->pvid = (uint16_t)pvid;
+	return true;
+}
+
+/* Check and convert. Return false with ValueError set. */
+static bool read_limit(const char *name, long long value, uint32_t *limit)
+{
+	if (value < 0 || value > UINT32_MAX) {
+		PyErr_Format(PyExc_ValueError, "%s must be 0 to %u, not %lld", name, UINT32_MAX, value);
+		return false;
+	}
+	*limit = (uint32_t)value;
+	return true;
+}
+
+/* Read what is given by keyword to configure_port() and add_port(). Return false with an exception set. */
+static bool read_port_settings(PyObject *keywords, struct port_settings *settings)
+{
+	static char *names[] = { "members",         "pvid",          "isolated",
+				 "learning",        "unknown_flood", "broadcast_flood",
+				 "multicast_flood", "sticky",        "hairpin",
+				 "control",         "overflow_drop", "storm_limit",
+				 "mac_limit",       "mtu",           NULL };
+	long long pvid, storm_limit, mac_limit, mtu;
+	int isolated, learning, unknown, broadcast, multicast, sticky, hairpin, control, overflow_drop;
+	PyObject *nothing = PyTuple_New(0);
+	const char *members;
+	Py_ssize_t n_members;
+	bool ok;
+
+	ok = nothing &&
+	     PyArg_ParseTupleAndKeywords(nothing, keywords, "$y#LpppppppppLLL", names, &members, &n_members, &pvid,
+					 &isolated, &learning, &unknown, &broadcast, &multicast, &sticky, &hairpin,
+					 &control, &overflow_drop, &storm_limit, &mac_limit, &mtu);
+	Py_XDECREF(nothing);
+	if (!ok)
+		return false;
+	*settings = (struct port_settings){
+		.isolated = isolated,
+		.learning = learning,
+		.unknown_flood = unknown,
+		.broadcast_flood = broadcast,
+		.multicast_flood = multicast,
+		.sticky = sticky,
+		.hairpin = hairpin,
+		.control = control,
+		.overflow_drop = overflow_drop,
+	};
+	return read_limit("storm_limit", storm_limit, &settings->storm_limit) &&
+	       read_limit("mac_limit", mac_limit, &settings->mac_limit) && read_limit("mtu", mtu, &settings->mtu) &&
+	       read_vlans(members, n_members, pvid, settings);
+}
+
 struct add_port {
 	uint32_t switch_id;
+	const struct port_settings *settings; /* NULL: the defaults */
 	const struct port_ops *ops;
 	int fds[PORT_MAX_FDS];
 	unsigned n_fds;
@@ -296,13 +366,20 @@ static void run_add_port(struct engine *engine, void *arg)
 		return;
 	}
 	request->ret = vsw_port_new(sw, request->ops, request->fds, request->n_fds, &port);
-	if (!request->ret)
-		request->id = port->id;
+	if (request->ret)
+		return;
+	request->id = port->id;
+	/* Within the same call, so that no frame comes in between. */
+	if (request->settings)
+		request->ret = vsw_switch_configure_port(port, request->settings);
+	if (request->ret)
+		vsw_port_free(port);
 }
 
-static PyObject *engine_add_port(EngineObject *self, PyObject *args)
+static PyObject *engine_add_port(EngineObject *self, PyObject *args, PyObject *keywords)
 {
 	struct add_port request = { 0 };
+	struct port_settings settings;
 	unsigned int switch_id;
 	const char *type;
 	PyObject *fds;
@@ -310,6 +387,11 @@ static PyObject *engine_add_port(EngineObject *self, PyObject *args)
 
 	if (!running_engine(self) || !PyArg_ParseTuple(args, "IsO!:add_port", &switch_id, &type, &PyList_Type, &fds))
 		return NULL;
+	if (keywords) {
+		if (!read_port_settings(keywords, &settings))
+			return NULL;
+		request.settings = &settings;
+	}
 	request.switch_id = switch_id;
 	request.ops = vsw_port_ops_find(type);
 	if (!request.ops)
@@ -346,71 +428,13 @@ static void run_configure_port(struct engine *engine, void *arg)
 	request->ret = port ? vsw_switch_configure_port(port, &request->settings) : -ENOENT;
 }
 
-/* Check and convert. Return false with ValueError set. */
-static bool read_vlans(const char *members, Py_ssize_t n_members, unsigned int pvid, struct port_settings *settings)
-{
-	if (n_members != sizeof(settings->members)) {
-		PyErr_Format(PyExc_ValueError, "members must be %zu bytes", sizeof(settings->members));
-		return false;
-	}
-	memcpy(settings->members, members, sizeof(settings->members));
-	settings->pvid = (uint16_t)(pvid & VLAN_ID_MASK);
-	if (vsw_is_member(settings, 0) || vsw_is_member(settings, VLAN_LAST + 1)) {
-		PyErr_Format(PyExc_ValueError, "a port cannot be in VLAN 0 or %d", VLAN_LAST + 1);
-		return false;
-	}
-	if (pvid && (pvid > VLAN_LAST || !vsw_is_member(settings, settings->pvid))) {
-		PyErr_Format(PyExc_ValueError, "pvid %u is not among the port's VLANs", pvid);
-		return false;
-	}
-	return true;
-}
-
 static PyObject *engine_configure_port(EngineObject *self, PyObject *args, PyObject *keywords)
 {
-	static char *names[] = { "",
-				 "members",
-				 "pvid",
-				 "isolated",
-				 "learning",
-				 "unknown_flood",
-				 "broadcast_flood",
-				 "multicast_flood",
-				 "sticky",
-				 "hairpin",
-				 "control",
-				 "overflow_drop",
-				 "storm_limit",
-				 "mac_limit",
-				 "mtu",
-				 NULL };
 	struct configure_port request = { 0 };
-	struct port_settings *settings = &request.settings;
-	unsigned int id, pvid, storm_limit, mac_limit, mtu;
-	int isolated, learning, unknown, broadcast, multicast, sticky, hairpin, control, overflow_drop;
-	const char *members;
-	Py_ssize_t n_members;
+	unsigned int id;
 
-	if (!running_engine(self) ||
-	    !PyArg_ParseTupleAndKeywords(args, keywords, "I$y#IpppppppppIII:configure_port", names, &id, &members,
-					 &n_members, &pvid, &isolated, &learning, &unknown, &broadcast, &multicast,
-					 &sticky, &hairpin, &control, &overflow_drop, &storm_limit, &mac_limit, &mtu))
-		return NULL;
-	*settings = (struct port_settings){
-		.isolated = isolated,
-		.learning = learning,
-		.unknown_flood = unknown,
-		.broadcast_flood = broadcast,
-		.multicast_flood = multicast,
-		.sticky = sticky,
-		.hairpin = hairpin,
-		.control = control,
-		.overflow_drop = overflow_drop,
-		.storm_limit = storm_limit,
-		.mac_limit = mac_limit,
-		.mtu = mtu,
-	};
-	if (!read_vlans(members, n_members, pvid, settings))
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "I:configure_port", &id) ||
+	    !read_port_settings(keywords, &request.settings))
 		return NULL;
 	request.id = id;
 	call(self->engine, run_configure_port, &request);
@@ -779,7 +803,7 @@ static PyMethodDef engine_methods[] = {
 	METHOD(add_switch, METH_VARARGS),
 	METHOD(configure_switch, METH_VARARGS | METH_KEYWORDS),
 	METHOD(remove_switch, METH_VARARGS),
-	METHOD(add_port, METH_VARARGS),
+	METHOD(add_port, METH_VARARGS | METH_KEYWORDS),
 	METHOD(configure_port, METH_VARARGS | METH_KEYWORDS),
 	METHOD(remove_port, METH_VARARGS),
 	METHOD(stats, METH_NOARGS),

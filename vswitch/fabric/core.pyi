@@ -46,11 +46,12 @@ class Engine:
     def remove_switch(self, switch: int, /) -> None:
         """Remove a switch and its ports. Raises KeyError."""
 
-    def add_port(self, switch: int, port_type: str, fds: list[int], /) -> int:
+    def add_port(self, switch: int, port_type: str, fds: list[int], /, **settings: Any) -> int:
         """Make a port of `fds` and return its id.
 
-        Raises ValueError (unknown type, wrong number of descriptors), after which the descriptors are still the
-        caller's, or OSError (they are not what the type needs), after which they are closed.
+        `settings` are none or all of what `configure_port` takes; they hold from the port's first frame on. Raises
+        TypeError or ValueError (unknown type, wrong number of descriptors, wrong settings), after which the descriptors
+        are still the caller's, or OSError (they are not what the type needs), after which they are closed.
         """
 
     def configure_port(
