@@ -39,6 +39,27 @@ class Counters(NamedTuple):
     tx_broadcast_bytes: int
 
 
+def vlans(*members: int) -> bytes:
+    """VLANs as the engine takes them."""
+    return sum(1 << vlan for vlan in members).to_bytes(512, "little")
+
+
+def port_settings(**changes: Any) -> dict[str, Any]:
+    """All settings of a port, the default ones but for `changes`."""
+    names = ("isolated", "sticky", "hairpin", "control", "overflow_drop")
+    floods = ("learning", "unknown_flood", "broadcast_flood", "multicast_flood")
+    limits = ("storm_limit", "mac_limit", "mtu")
+    settings: dict[str, Any] = {"members": vlans(1), "pvid": 1}
+    settings |= dict.fromkeys(names, False) | dict.fromkeys(floods, True) | dict.fromkeys(limits, 0)
+    return settings | changes
+
+
+def switch_settings(**changes: Any) -> dict[str, Any]:
+    """All settings of a switch, the default ones but for `changes`."""
+    settings: dict[str, Any] = {"ageing": 300.0, "fdb_limit": 8192, "vlan_filtering": False, "vlan_protocol": 0x8100}
+    return settings | {"reserved": bytes(16)} | changes
+
+
 class Lan:
     """A switch (or hub) and whatever ports a test adds."""
 
@@ -55,11 +76,11 @@ class Lan:
         for peer in self._peers:
             peer.close()
 
-    def peer(self) -> tuple[Peer, int]:
-        """Add a stream port; return its far end and its id."""
+    def peer(self, **settings: Any) -> tuple[Peer, int]:
+        """Add a stream port, with what `settings` differ from the default in; return its far end and its id."""
         peer, fd = Peer.pair()
         self._peers.append(peer)
-        return peer, self.engine.add_port(self.switch, "stream", [fd])
+        return peer, self.engine.add_port(self.switch, "stream", [fd], **port_settings(**settings))
 
     def counters(self, port: int) -> Counters:
         """What port `port` has counted."""

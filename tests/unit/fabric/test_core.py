@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from vswitch.fabric import core
 
-from .lan import Lan
+from .lan import Lan, port_settings, switch_settings, vlans
 from .peers import BROADCAST, frame, framed, mac
 
 
@@ -89,6 +90,9 @@ def test_counters_tell_both_directions_and_drops(lan: Lan) -> None:
     assert counters.drops == {"runt": 2}
     assert (lan.counters(b_port).tx_frames, lan.counters(b_port).tx_bytes) == (2, 1574)
     assert set(counters.drops) <= set(core.DROP_REASONS)
+    assert (counters.rx_unicast_frames, counters.rx_unicast_bytes) == (1, 60)
+    assert (counters.rx_broadcast_frames, counters.rx_broadcast_bytes) == (1, 1514)
+    assert lan.counters(b_port).tx_multicast_frames == 0
 
 
 def test_oversize_length_fails_that_port_alone(lan: Lan) -> None:
@@ -210,6 +214,110 @@ def test_forwarding_agrees_with_a_dictionary(steps: list[tuple[int, int, int]]) 
                 assert peers[receiver].receive() == data
             lan.engine.stats()
         assert all(peer.silent() for peer in peers)
+
+
+def test_settings_hold_from_a_ports_first_frame_on(lan: Lan) -> None:
+    """What has come in before the port exists is subject to them."""
+    witness, _ = lan.peer()
+    for _ in range(50):
+        ours, theirs = socket.socketpair()
+        ours.sendall(b"".join(framed(frame(BROADCAST, mac(1), size=size)) for size in (514, 515, 60)))
+        port = lan.engine.add_port(lan.switch, "stream", [theirs.detach()], **port_settings(mtu=500))
+        assert [len(witness.receive()) for _ in range(2)] == [514, 60]
+        assert lan.counters(port).drops == {"oversize": 1}
+        ours.close()
+
+
+def test_vlans_separate_what_shares_a_switch(lan: Lan) -> None:
+    """Access ports of one VLAN hear each other, a trunk hears both with tags; the rest in detail is in C."""
+    lan.engine.configure_switch(lan.switch, **switch_settings(vlan_filtering=True))
+    (a, a_port), (b, _) = lan.peer(members=vlans(10), pvid=10), lan.peer(members=vlans(20), pvid=20)
+    trunk, _ = lan.peer(members=vlans(10, 20), pvid=0)
+    a.send(frame(BROADCAST, mac(1)))
+    tagged = frame(BROADCAST, mac(1))
+    assert trunk.receive() == tagged[:12] + bytes.fromhex("8100000a") + tagged[12:]
+    assert b.silent()
+    assert [row[:3] for row in lan.engine.fdb(lan.switch)] == [(number(1), 10, a_port)]
+    trunk.send(frame(mac(1), mac(3)))
+    lan.engine.stats()
+    assert a.silent()
+
+
+def test_addresses_are_added_removed_and_flushed_by_hand(lan: Lan) -> None:
+    """Static entries stay through a flush, which says how many others went."""
+    (a, a_port), (b, b_port) = lan.peer(), lan.peer(sticky=True)
+    lan.engine.fdb_add(lan.switch, number(9), 0, a_port)
+    for host in (1, 2):
+        a.send(frame(BROADCAST, mac(host)))
+        b.receive()
+    b.send(frame(BROADCAST, mac(3)))
+    a.receive()
+    kinds = {row[0]: row[4] for row in lan.engine.fdb(lan.switch)}
+    assert kinds == {number(1): "dynamic", number(2): "dynamic", number(3): "sticky", number(9): "static"}
+    assert (lan.counters(a_port).macs, lan.counters(b_port).macs) == (3, 1)
+    lan.engine.fdb_remove(lan.switch, number(1), 0)
+    with pytest.raises(KeyError):
+        lan.engine.fdb_remove(lan.switch, number(1), 0)
+    assert lan.engine.fdb_flush(lan.switch, a_port, 7) == 0
+    assert lan.engine.fdb_flush(lan.switch, a_port, 0) == 1
+    assert lan.engine.fdb_flush(lan.switch, None, None) == 1
+    assert [row[0] for row in lan.engine.fdb(lan.switch)] == [number(9)]
+
+
+def test_wrong_settings_are_refused(lan: Lan) -> None:
+    """Nothing is changed by a call that raises."""
+    (_, port), engine = lan.peer(), lan.engine
+    wrong_ports: list[dict[str, Any]] = [
+        {"members": b""},
+        {"members": vlans(0, 1)},
+        {"members": vlans(1, 4095)},
+        {"members": vlans(10), "pvid": 1},
+        {"pvid": 4095},
+        {"pvid": 65536 + 1},
+        {"mtu": -1},
+        {"storm_limit": 1 << 32},
+    ]
+    for wrong in wrong_ports:
+        with pytest.raises(ValueError):
+            engine.configure_port(port, **port_settings(**wrong))
+    with pytest.raises(TypeError, match="15 given"):
+        engine.configure_port(port, **port_settings(hairpins=True))
+    wrong_switches: list[dict[str, Any]] = [
+        {"vlan_protocol": 0x9100},
+        {"reserved": bytes(15)},
+        {"reserved": b"\3" * 16},
+        {"ageing": -1.0},
+    ]
+    for wrong in wrong_switches:
+        with pytest.raises(ValueError):
+            engine.configure_switch(lan.switch, **switch_settings(**wrong))
+    with pytest.raises(KeyError):
+        engine.configure_port(99, **port_settings())
+    with pytest.raises(KeyError):
+        engine.configure_switch(99, **switch_settings())
+    with pytest.raises(KeyError):
+        engine.fdb(99)
+
+
+def test_wrong_addresses_are_refused(lan: Lan) -> None:
+    """Groups are no station's address, a port is one of the switch asked, and a hub has no addresses at all."""
+    (_, port), engine = lan.peer(), lan.engine
+    other, hub = engine.add_switch(False, 300, 8192), engine.add_switch(True, 300, 8192)
+    for mac_number, vlan in ((1 << 40, 0), (1 << 48, 0), (1, 4095)):
+        with pytest.raises(ValueError):
+            engine.fdb_add(lan.switch, mac_number, vlan, port)
+    for call in (
+        lambda: engine.fdb_add(other, 1, 0, port),
+        lambda: engine.fdb_add(lan.switch, 1, 0, 99),
+        lambda: engine.fdb_flush(other, port, None),
+        lambda: engine.fdb_flush(99, None, None),
+    ):
+        with pytest.raises(KeyError):
+            call()
+    with pytest.raises(ValueError):
+        engine.fdb_flush(lan.switch, None, 4095)
+    with pytest.raises(OSError, match="not supported"):
+        engine.fdb_add(hub, 1, 0, port)
 
 
 def test_port_wants_descriptors_of_its_type(lan: Lan) -> None:
