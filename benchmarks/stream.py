@@ -84,7 +84,7 @@ def our_switch(loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
 
     async def set_up() -> None:
         await client.open()
-        await client.add_network("lan", "switch", ageing=300, fdb_limit=8192)
+        await client.add_network("lan", "switch")
         for name, end in zip("ab", switch_ends, strict=True):
             await client.add_port("lan", name, "stream", [end.detach()])
 

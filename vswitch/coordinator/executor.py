@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import LabError, MachineError, NodeError
 from ..fabric.client import FabricClient
-from ..model.lab import Endpoint, Interface, Lab, Link, Node
+from ..model.lab import Endpoint, Interface, Lab, Link, Node, PortSettings, SwitchSettings
 from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
 from ..rundir import RunDir
 from . import plan
@@ -58,6 +58,8 @@ class Executor:
         self._bus_numbers = itertools.count(1)
         self._handlers: dict[type[Action], Callable[[Any], Awaitable[None]]] = {
             plan.AddNetwork: self._add_network,
+            plan.ConfigureNetwork: self._configure_network,
+            plan.ConfigurePort: self._configure_port,
             plan.RemoveNetwork: self._remove_network,
             plan.CreateNode: self._create_node,
             plan.StopNode: self._stop_node,
@@ -109,20 +111,28 @@ class Executor:
             number = next(self._bus_numbers)
             self._buses[network.name] = Bus(f"230.0.{number >> 8}.{number & 255}", _BUS_PORT)
         else:
-            settings = network.settings
-            await self._fabric.add_network(
-                network.name, network.type, ageing=settings.ageing, fdb_limit=settings.fdb_limit
-            )
+            await self._fabric.add_network(network.name, network.type, network.settings)
         if network.ports and network.type == "mcast":
             await self._bridge_bus(network.name)
         for name, port in network.ports.items():
-            await self._fabric.add_outside_port(network.name, name, port.spec)
+            await self._fabric.add_outside_port(network.name, name, port.spec, port.settings)
         self._actual.happened("network", network.name, "added")
+
+    async def _configure_network(self, action: plan.ConfigureNetwork) -> None:
+        if action.name not in self._buses or action.name in self._bridged:
+            await self._fabric.configure_network(action.name, action.settings)
+
+    async def _configure_port(self, action: plan.ConfigurePort) -> None:
+        await self._fabric.configure_port(action.network, action.port, action.settings)
 
     async def _remove_network(self, action: plan.RemoveNetwork) -> None:
         if self._buses.pop(action.name, None) is None or self._bridged.pop(action.name, None) is not None:
             await self._fabric.remove_network(action.name)
         self._actual.happened("network", action.name, "removed")
+
+    def is_bridged(self, network: str) -> bool:
+        """Whether a multicast bus has a switch beside it."""
+        return network in self._bridged
 
     async def _bridge_bus(self, name: str) -> None:
         """Give the bus `name` a switch with a port on it, for members that cannot sit on the bus themselves."""
@@ -133,8 +143,7 @@ class Executor:
     async def _make_bridge(self, name: str) -> None:
         from ..ports.mcast import open_bus
 
-        settings = self.lab.networks[name].settings
-        await self._fabric.add_network(name, "switch", ageing=settings.ageing, fdb_limit=settings.fdb_limit)
+        await self._fabric.add_network(name, "switch", self.lab.networks[name].settings)
         await self._fabric.add_port(name, "bus", "mcast", list(open_bus(*self._buses[name])))
 
     # --- links ------------------------------------------------------------------------------------------------------
@@ -157,22 +166,22 @@ class Executor:
             await a.join_socket(self._interface(link.a), pair[0])
             await b.join_socket(self._interface(link.b), pair[1])
         elif link.point_to_point:
-            await self._fabric.add_network(link.name, "hub", ageing=0, fdb_limit=1)
+            await self._fabric.add_network(link.name, "hub", SwitchSettings(ageing=0, fdb_limit=1))
             for end in (link.a, link.b):
-                await self._add_port(link.name, end)
+                await self._add_port(link.name, end, link.settings)
         elif link.b.target in self._buses:
             if a.takes_bus:
                 await a.join_bus(self._interface(link.a), self._buses[link.b.target])
             else:
                 await self._bridge_bus(link.b.target)
-                await self._add_port(link.b.target, link.a)
+                await self._add_port(link.b.target, link.a, link.settings)
         else:
-            await self._add_port(link.b.target, link.a)
+            await self._add_port(link.b.target, link.a, link.settings)
         self._actual.happened("link", link.name, "added")
 
-    async def _add_port(self, network: str, end: Endpoint) -> None:
+    async def _add_port(self, network: str, end: Endpoint, settings: PortSettings) -> None:
         port_type, fd = await self.machines[end.target].driver.open_port(self._interface(end))
-        await self._fabric.add_port(network, str(end), port_type, [fd])
+        await self._fabric.add_port(network, str(end), port_type, [fd], settings)
 
     async def _remove_link(self, action: plan.RemoveLink) -> None:
         link = action.link

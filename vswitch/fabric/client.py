@@ -13,19 +13,24 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import FabricError
+from ..model.lab import PortSettings, SwitchSettings
 from .messages import (
     MAX_MESSAGE,
     AddNetwork,
     AddOutsidePort,
     AddPort,
+    ConfigureNetwork,
+    ConfigurePort,
     FabricEvent,
     FdbEntry,
+    FlushFdb,
     FromFabric,
     GetFdb,
     GetStats,
     ListenRings,
     Operation,
     PortStats,
+    RemoveFdbEntry,
     RemoveNetwork,
     RemovePort,
     Reply,
@@ -34,6 +39,7 @@ from .messages import (
 
 __all__ = ["FabricClient", "FabricEvent", "FdbEntry", "PortStats"]
 
+_SWITCH_DEFAULTS, _PORT_DEFAULTS = SwitchSettings(), PortSettings()
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(FromFabric)
 
@@ -46,6 +52,7 @@ class _Pending:
         self.fds = fds
         self.stats: list[PortStats] = []
         self.fdb: list[FdbEntry] = []
+        self.count = 0
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -75,28 +82,45 @@ class FabricClient:
         """Close the channel, upon which the fabric ends. Idempotent; requests under way fail."""
         self._lose("the connection to the fabric is closed")
 
-    async def add_network(self, name: str, kind: Literal["switch", "hub"], *, ageing: float, fdb_limit: int) -> None:
-        """Make a switch or a hub. `ageing` in seconds, `fdb_limit` in entries."""
-        await self._request(AddNetwork(name, kind, ageing, fdb_limit))
+    async def add_network(
+        self, name: str, kind: Literal["switch", "hub"], settings: SwitchSettings = _SWITCH_DEFAULTS
+    ) -> None:
+        """Make a switch or a hub."""
+        await self._request(AddNetwork(name, kind, settings))
+
+    async def configure_network(self, name: str, settings: SwitchSettings) -> None:
+        """Change a switch's settings; what it has learnt is forgotten when it is to look at VLANs in another way."""
+        await self._request(ConfigureNetwork(name, settings))
 
     async def remove_network(self, name: str) -> None:
         """Remove a network and its ports."""
         await self._request(RemoveNetwork(name))
 
-    async def add_port(self, network: str, port: str, port_type: str, fds: list[int]) -> None:
-        """Make a port of `fds`, which are handed over: the caller's copies are closed, also on failure."""
+    async def add_port(
+        self, network: str, port: str, port_type: str, fds: list[int], settings: PortSettings = _PORT_DEFAULTS
+    ) -> None:
+        """Make a port of `fds`, which are handed over: the caller's copies are closed, also on failure.
+
+        `settings` hold from its first frame on.
+        """
         try:
-            await self._request(AddPort(network, port, port_type), fds)
+            await self._request(AddPort(network, port, port_type, settings), fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
-    async def add_outside_port(self, network: str, port: str, spec: dict[str, Any]) -> None:
+    async def add_outside_port(
+        self, network: str, port: str, spec: dict[str, Any], settings: PortSettings = _PORT_DEFAULTS
+    ) -> None:
         """Have the fabric serve a port that faces outside the lab; `spec` holds a port spec's fields and its type.
 
         Returns once the port listens, or has begun to connect.
         """
-        await self._request(AddOutsidePort(network, port, spec))
+        await self._request(AddOutsidePort(network, port, spec, settings))
+
+    async def configure_port(self, network: str, port: str, settings: PortSettings) -> None:
+        """Change a port's settings; those of one that faces outside hold for all its peers, now and later."""
+        await self._request(ConfigurePort(network, port, settings))
 
     async def listen_rings(self, listener: socket.socket) -> None:
         """Let clients open ring ports by name over `listener`, a listening SOCK_SEQPACKET socket; it is handed over."""
@@ -112,8 +136,16 @@ class FabricClient:
         return (await self._request(GetStats())).stats
 
     async def fdb(self, network: str) -> list[FdbEntry]:
-        """Return the addresses `network` has learnt, in order of address."""
+        """Return the addresses `network` knows, in order of VLAN and address."""
         return (await self._request(GetFdb(network))).fdb
+
+    async def remove_fdb_entry(self, network: str, mac: str, vlan: int) -> None:
+        """Forget an address that was learnt."""
+        await self._request(RemoveFdbEntry(network, mac, vlan))
+
+    async def flush_fdb(self, network: str, *, port: str | None = None, vlan: int | None = None) -> int:
+        """Forget the addresses that were learnt, or only those of a port, of a VLAN, or of both; return how many."""
+        return (await self._request(FlushFdb(network, port, vlan))).count
 
     async def _request(self, operation: Operation, fds: Sequence[int] = ()) -> _Pending:
         if self._gone is not None:
@@ -174,6 +206,7 @@ class FabricClient:
             return  # whoever asked was cancelled
         pending.stats += reply.stats
         pending.fdb += reply.fdb
+        pending.count = reply.count
         if reply.error is not None:
             pending.answer.set_exception(FabricError(reply.error))
         elif not reply.more:

@@ -10,21 +10,29 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from ..model.lab import PortSettings, SwitchSettings
+
 MAX_MESSAGE = 65536
 """Bytes; longer ones are a mistake. Below what a socket of default size takes at once."""
 MAX_FDS = 4
 """Descriptors beside one request."""
-ROWS_PER_REPLY = 100
-"""Keeps a table's messages well below `MAX_MESSAGE`."""
+ROWS_PER_REPLY = 32
+"""Keeps a table's messages below `MAX_MESSAGE`, whatever the rows hold."""
 
 
 class AddNetwork(Struct, frozen=True, tag="add-network"):
-    """Make a switch or hub. `ageing` in seconds, `fdb_limit` in entries."""
+    """Make a switch or hub."""
 
     network: str
     kind: Literal["switch", "hub"]
-    ageing: float
-    fdb_limit: int
+    settings: SwitchSettings
+
+
+class ConfigureNetwork(Struct, frozen=True, tag="configure-network"):
+    """Change a switch's settings while it runs."""
+
+    network: str
+    settings: SwitchSettings
 
 
 class RemoveNetwork(Struct, frozen=True, tag="remove-network"):
@@ -34,19 +42,32 @@ class RemoveNetwork(Struct, frozen=True, tag="remove-network"):
 
 
 class AddPort(Struct, frozen=True, tag="add-port"):
-    """Make a port of the descriptors sent along."""
+    """Make a port of the descriptors sent along; `settings` hold from its first frame on."""
 
     network: str
     port: str
     port_type: str
+    settings: PortSettings
 
 
 class AddOutsidePort(Struct, frozen=True, tag="add-outside-port"):
-    """Make a port that the fabric opens itself, from the settings in the lab file (`type` among them)."""
+    """Make a port that the fabric opens itself, from the fields of its type (`type` among them).
+
+    `settings` hold for each peer it ever has, from the first frame on.
+    """
 
     network: str
     port: str
     spec: dict[str, Any]
+    settings: PortSettings
+
+
+class ConfigurePort(Struct, frozen=True, tag="configure-port"):
+    """Change the settings of a port of either sort while it runs; static entries are among them."""
+
+    network: str
+    port: str
+    settings: PortSettings
 
 
 class ListenRings(Struct, frozen=True, tag="listen-rings"):
@@ -70,7 +91,39 @@ class GetFdb(Struct, frozen=True, tag="fdb"):
     network: str
 
 
-Operation = AddNetwork | RemoveNetwork | AddPort | AddOutsidePort | ListenRings | RemovePort | GetStats | GetFdb
+class RemoveFdbEntry(Struct, frozen=True, tag="remove-fdb-entry"):
+    """Forget an address that was learnt, sticky or not."""
+
+    network: str
+    mac: str
+    vlan: int
+
+
+class FlushFdb(Struct, frozen=True, tag="flush-fdb"):
+    """Forget all addresses that were learnt, sticky or not, or only those of a port, of a VLAN, or of both.
+
+    Answered with their number.
+    """
+
+    network: str
+    port: str | None
+    vlan: int | None
+
+
+Operation = (
+    AddNetwork
+    | ConfigureNetwork
+    | RemoveNetwork
+    | AddPort
+    | AddOutsidePort
+    | ConfigurePort
+    | ListenRings
+    | RemovePort
+    | GetStats
+    | GetFdb
+    | RemoveFdbEntry
+    | FlushFdb
+)
 
 
 class Request(Struct, frozen=True):
@@ -85,7 +138,8 @@ class PortStats(Struct, frozen=True, kw_only=True):
 
     `state` is "up", "closed" or "error", `reason` why it is not up; a port that faces outside may also be "listening"
     or "connecting". `drops` maps the reasons that occurred (vswitch.fabric.core.DROP_REASONS) to frames; `unlearnt`
-    counts frames whose source found the FDB full, `pauses` how often this port had to wait for a slower one.
+    counts frames whose source could not be learnt, `pauses` how often this port had to wait for a slower one; `macs` is
+    how many addresses the switch has on this port now.
     """
 
     network: str
@@ -97,16 +151,34 @@ class PortStats(Struct, frozen=True, kw_only=True):
     rx_bytes: int = 0
     tx_frames: int = 0
     tx_bytes: int = 0
+    rx_unicast_frames: int = 0
+    rx_unicast_bytes: int = 0
+    rx_multicast_frames: int = 0
+    rx_multicast_bytes: int = 0
+    rx_broadcast_frames: int = 0
+    rx_broadcast_bytes: int = 0
+    tx_unicast_frames: int = 0
+    tx_unicast_bytes: int = 0
+    tx_multicast_frames: int = 0
+    tx_multicast_bytes: int = 0
+    tx_broadcast_frames: int = 0
+    tx_broadcast_bytes: int = 0
+    macs: int = 0
     unlearnt: int = 0
     pauses: int = 0
     drops: dict[str, int] = {}
 
 
 class FdbEntry(Struct, frozen=True, kw_only=True):
-    """An address the switch has learnt, on which port, and how many seconds ago it was last heard."""
+    """An address the switch knows, in which VLAN (0: it does not look), on which port.
+
+    `kind` is "dynamic", "sticky" or "static"; `age` is how many seconds ago it was last heard.
+    """
 
     mac: str
+    vlan: int
     port: str
+    kind: str
     age: float
 
 
@@ -115,6 +187,7 @@ class Reply(Struct, frozen=True, tag="reply", omit_defaults=True):
 
     number: int
     error: str | None = None
+    count: int = 0
     stats: list[PortStats] = []
     fdb: list[FdbEntry] = []
     more: bool = False

@@ -41,9 +41,9 @@ class OutsidePort:
         self._task = asyncio.get_running_loop().create_task(self._run(spec))
 
     @property
-    def attached(self) -> bool:
-        """Whether it has a port in the engine now."""
-        return bool(self._ends)
+    def attached(self) -> list[str]:
+        """The names of the engine ports it has now."""
+        return list(self._ends)
 
     def stop(self, then: Callable[[], None] = lambda: None) -> None:
         """Remove the ports and end the task; `then()` is called when it has cleaned up."""

@@ -7,6 +7,7 @@ whatever reason, the process ends, and everything it holds with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ..errors import FabricError
+from ..model.lab import PortSettings, SwitchSettings
 from ..ports.ring import RingSpec
 from . import core
 from .messages import (
@@ -26,13 +28,17 @@ from .messages import (
     AddNetwork,
     AddOutsidePort,
     AddPort,
+    ConfigureNetwork,
+    ConfigurePort,
     FabricEvent,
     FdbEntry,
+    FlushFdb,
     FromFabric,
     GetFdb,
     GetStats,
     ListenRings,
     PortStats,
+    RemoveFdbEntry,
     RemoveNetwork,
     RemovePort,
     Reply,
@@ -40,18 +46,35 @@ from .messages import (
 )
 from .outside import OutsidePort
 from .ring_ports import RingPorts
+from .settings import mac_number, mac_text, port_arguments, static_entries, switch_arguments
 
 _decoder = msgspec.msgpack.Decoder(Request)
 _encoder = msgspec.msgpack.Encoder()
 
 
 class _Network:
-    """A switch or hub of the engine, and its ports by name: engine ids, or ports that face outside."""
+    """A switch or hub of the engine, and its ports by name: engine ids, or ports that face outside.
 
-    def __init__(self, switch: int) -> None:
+    `declared` has the settings of every port that was asked for by name, for whatever peers it has and will have;
+    `settled` those the engine's ports have; `static` says which port has each static entry, by address and VLAN.
+    """
+
+    def __init__(self, switch: int, settings: SwitchSettings) -> None:
         self.switch = switch
+        self.settings = settings
         self.ports: dict[str, int] = {}
+        self.declared: dict[str, PortSettings] = {}
+        self.settled: dict[str, PortSettings] = {}
+        self.static: dict[tuple[int, int], str] = {}
         self.outside: dict[str, OutsidePort] = {}
+
+    def engine_ports(self, name: str) -> list[str] | None:
+        """The names of the engine's ports that `name` stands for; None when there is no such port."""
+        if name in self.outside:
+            return self.outside[name].attached
+        if name in self.ports:
+            return [name]
+        return [] if name in self.declared else None
 
 
 class Fabric:
@@ -67,13 +90,17 @@ class Fabric:
         self._failure: BaseException | None = None
         self._handlers: dict[type[Any], Callable[[int, Any, list[int]], None]] = {
             AddNetwork: self._add_network,
+            ConfigureNetwork: self._configure_network,
             RemoveNetwork: self._remove_network,
             AddPort: self._add_port,
             AddOutsidePort: self._add_outside_port,
+            ConfigurePort: self._configure_port,
             ListenRings: self._listen_rings,
             RemovePort: self._remove_port,
             GetStats: self._get_stats,
             GetFdb: self._get_fdb,
+            RemoveFdbEntry: self._remove_fdb_entry,
+            FlushFdb: self._flush_fdb,
         }
 
     async def run(self) -> None:
@@ -168,11 +195,25 @@ class Fabric:
     def _add_network(self, number: int, request: AddNetwork, fds: list[int]) -> None:
         if request.network in self._networks:
             raise FabricError(f"network {request.network} is in the fabric already")
+        settings = request.settings
         try:
-            switch = self._engine.add_switch(request.kind == "hub", request.ageing, request.fdb_limit)
+            switch = self._engine.add_switch(request.kind == "hub", settings.ageing, settings.fdb_limit)
+            self._engine.configure_switch(switch, **switch_arguments(settings))
         except (OSError, ValueError) as error:
             raise FabricError(f"network {request.network}: {error}") from None
-        self._networks[request.network] = _Network(switch)
+        self._networks[request.network] = _Network(switch, settings)
+        self._send(Reply(number))
+
+    def _configure_network(self, number: int, request: ConfigureNetwork, fds: list[int]) -> None:
+        network = self._network(request.network)
+        try:
+            self._engine.configure_switch(network.switch, **switch_arguments(request.settings))
+            before, network.settings = network.settings, request.settings
+            if before.vlan_filtering != request.settings.vlan_filtering:  # static entries have another VLAN now
+                for port in network.ports:
+                    self._settle_static(network, port)
+        except (OSError, ValueError) as error:
+            raise FabricError(f"network {request.network}: {error}") from None
         self._send(Reply(number))
 
     def _remove_network(self, number: int, request: RemoveNetwork, fds: list[int]) -> None:
@@ -192,7 +233,7 @@ class Fabric:
             raise FabricError(f"network {network_name} has a port {port} already")
         return network
 
-    def _attach(self, network_name: str, port: str, port_type: str, fds: list[int]) -> int:
+    def _attach(self, network_name: str, port: str, port_type: str, fds: list[int], settings: PortSettings) -> int:
         """Make an engine port of `fds`; those handed on are taken from the list. Raises FabricError."""
         network = self._network(network_name)
         if port in network.ports:
@@ -201,7 +242,7 @@ class Fabric:
             handed_on = fds[:]
             try:
                 fds.clear()
-                number = self._engine.add_port(network.switch, port_type, handed_on)
+                number = self._engine.add_port(network.switch, port_type, handed_on, **port_arguments(settings))
             except ValueError:
                 fds[:] = handed_on
                 raise
@@ -210,30 +251,79 @@ class Fabric:
             raise FabricError(f"network {network_name}, port {port}: {reason}") from None
         network.ports[port] = number
         self._names[number] = (network_name, port)
+        network.settled[port] = settings
+        try:
+            self._settle_static(network, port)
+        except (OSError, ValueError) as error:
+            self._detach(network, port)
+            raise FabricError(f"network {network_name}, port {port}: {error}") from None
         return number
 
     def _detach(self, network: _Network, port: str) -> None:
         number = network.ports.pop(port)
+        network.settled.pop(port, None)
+        network.static = {entry: owner for entry, owner in network.static.items() if owner != port}
         del self._names[number]
         self._engine.remove_port(number)
 
     def _add_port(self, number: int, request: AddPort, fds: list[int]) -> None:
-        self._free_name(request.network, request.port)
+        network = self._free_name(request.network, request.port)
         if request.port_type == "ring":
             self._rings.hand_down(request.network, request.port, socket.socket(fileno=fds.pop()))
         else:
-            self._attach(request.network, request.port, request.port_type, fds)
+            self._attach(request.network, request.port, request.port_type, fds, request.settings)
+        network.declared[request.port] = request.settings
         self._send(Reply(number))
+
+    def _settle(self, network: _Network, port: str, settings: PortSettings) -> None:
+        """Have the engine's port do as `settings` say. Raises OSError or ValueError."""
+        self._engine.configure_port(network.ports[port], **port_arguments(settings))
+        network.settled[port] = settings
+        self._settle_static(network, port)
+
+    def _settle_static(self, network: _Network, port: str) -> None:
+        """Make a port's static entries those its settings name. Raises OSError or ValueError."""
+        wanted = static_entries(network.settled[port], filtering=network.settings.vlan_filtering)
+        there = {entry for entry, owner in network.static.items() if owner == port}
+        for entry in there - wanted:
+            with contextlib.suppress(KeyError):
+                self._engine.fdb_remove(network.switch, *entry)
+            del network.static[entry]
+        for entry in wanted - there:  # it may be another port's still, which is about to lose it
+            self._engine.fdb_add(network.switch, *entry, network.ports[port])
+            network.static[entry] = port
+
+    def _configure_port(self, number: int, request: ConfigurePort, fds: list[int]) -> None:
+        network = self._network(request.network)
+        names = self._ports_called(network, request.network, request.port)
+        before = {name: network.settled[name] for name in names}
+        try:
+            for name in names:
+                self._settle(network, name, request.settings)
+        except (OSError, ValueError) as error:
+            for name, settings in before.items():
+                with contextlib.suppress(OSError, ValueError):
+                    self._settle(network, name, settings)
+            raise FabricError(f"network {request.network}, port {request.port}: {error}") from None
+        network.declared[request.port] = request.settings
+        self._send(Reply(number))
+
+    def _ports_called(self, network: _Network, network_name: str, port: str) -> list[str]:
+        names = network.engine_ports(port)
+        if names is None:
+            raise FabricError(f"network {network_name} has no port {port}")
+        return names
 
     def _add_outside_port(self, number: int, request: AddOutsidePort, fds: list[int]) -> None:
         network = self._free_name(request.network, request.port)
+        network.declared[request.port] = request.settings
         if request.spec.get("type") == "ring":
             self._rings.declare(request.network, request.port, msgspec.convert(request.spec, RingSpec))
             self._send(Reply(number))
             return
 
         def attach(name: str, port_type: str, fds: list[int]) -> None:
-            self._attach(request.network, name, port_type, fds)
+            self._attach(request.network, name, port_type, fds, network.declared[request.port])
 
         def detach(name: str) -> None:
             if name in network.ports:
@@ -241,7 +331,7 @@ class Fabric:
 
         def answer(error: str | None) -> None:
             if error is not None:
-                del network.outside[request.port]
+                del network.outside[request.port], network.declared[request.port]
                 error = f"network {request.network}, port {request.port}: {error}"
             self._send(Reply(number, error))
 
@@ -256,7 +346,8 @@ class Fabric:
 
     def _attach_ring(self, network: str, port: str, fds: list[int]) -> None:
         try:
-            self._attach(network, port, "ring", fds)
+            settings = self._networks[network].declared.get(port, PortSettings())
+            self._attach(network, port, "ring", fds, settings)
         finally:
             for fd in fds:  # those that were not handed on
                 os.close(fd)
@@ -280,6 +371,7 @@ class Fabric:
             self._send(Reply(number))
         else:
             raise FabricError(f"network {request.network} has no port {request.port}")
+        network.declared.pop(request.port, None)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -301,19 +393,45 @@ class Fabric:
             self._send(Reply(number, stats=rows[at : at + ROWS_PER_REPLY], more=more))
 
     def _port_stats(self, row: dict[str, Any]) -> PortStats:
-        network, port = self._names[row["id"]]
-        known = {key: row[key] for key in PortStats.__struct_fields__ if key in row}
-        return PortStats(network=network, port=port, **known)
+        network, port = self._names[row.pop("id")]
+        return PortStats(network=network, port=port, **row)
 
     def _get_fdb(self, number: int, request: GetFdb, fds: list[int]) -> None:
         network = self._network(request.network)
+        entries = sorted(self._engine.fdb(network.switch), key=lambda entry: (entry[1], entry[0]))
         rows = [
-            FdbEntry(mac=address.to_bytes(6, "big").hex(":"), port=self._names[port][1], age=round(age, 1))
-            for address, _, port, age, _ in sorted(self._engine.fdb(network.switch))
+            FdbEntry(mac=mac_text(mac), vlan=vlan, port=self._names[port][1], kind=kind, age=round(age, 1))
+            for mac, vlan, port, age, kind in entries
         ]
         for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
             more = at + ROWS_PER_REPLY < len(rows)
             self._send(Reply(number, fdb=rows[at : at + ROWS_PER_REPLY], more=more))
+
+    def _remove_fdb_entry(self, number: int, request: RemoveFdbEntry, fds: list[int]) -> None:
+        network = self._network(request.network)
+        try:
+            entry = mac_number(request.mac), request.vlan
+            if entry in network.static:
+                raise FabricError(f"{request.mac} is static; it belongs to port {network.static[entry]}")
+            self._engine.fdb_remove(network.switch, *entry)
+        except KeyError:
+            vlan = f" of VLAN {request.vlan}" if request.vlan else ""
+            raise FabricError(f"network {request.network} knows no {request.mac}{vlan}") from None
+        except (OSError, ValueError) as error:
+            raise FabricError(f"network {request.network}: {error}") from None
+        self._send(Reply(number))
+
+    def _flush_fdb(self, number: int, request: FlushFdb, fds: list[int]) -> None:
+        network = self._network(request.network)
+        ports: list[int | None] = [None]
+        if request.port is not None:
+            names = self._ports_called(network, request.network, request.port)
+            ports = [network.ports[name] for name in names]
+        try:
+            count = sum(self._engine.fdb_flush(network.switch, port, request.vlan) for port in ports)
+        except (OSError, ValueError) as error:
+            raise FabricError(f"network {request.network}: {error}") from None
+        self._send(Reply(number, count=count))
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 import pytest
 
 from vswitch.errors import FabricError
-from vswitch.fabric.client import FabricClient, FabricEvent
+from vswitch.fabric.client import FabricClient, FabricEvent, PortStats
+from vswitch.model.lab import PortSettings, SwitchSettings
 
 from .peers import BROADCAST, TIMEOUT, Peer, frame, mac
 
 _T = TypeVar("_T")
+DEFAULTS = PortSettings()
+FILTERING = SwitchSettings(vlan_filtering=True)
 
 
 class Fabric:
@@ -36,11 +39,11 @@ class Fabric:
         self.events: asyncio.Queue[FabricEvent] = asyncio.Queue()
         self.client = FabricClient(ours, self.events.put_nowait)
 
-    async def peer(self, network: str, port: str) -> Peer:
+    async def peer(self, network: str, port: str, settings: PortSettings = DEFAULTS) -> Peer:
         """Add a stream port and return its far end."""
         peer, fd = Peer.pair()
         try:
-            await self.client.add_port(network, port, "stream", [fd])
+            await self.client.add_port(network, port, "stream", [fd], settings)
         except FabricError:
             peer.close()
             raise
@@ -53,7 +56,7 @@ async def running_fabric() -> AsyncIterator[Fabric]:
     fabric = Fabric()
     try:
         await fabric.client.open()
-        await fabric.client.add_network("lan", "switch", ageing=300, fdb_limit=8192)
+        await fabric.client.add_network("lan", "switch")
         yield fabric
     finally:
         await fabric.client.close()
@@ -84,9 +87,12 @@ def test_frames_move_between_ports_that_were_handed_over() -> None:
         a.send(frame(BROADCAST, mac(1)))
         assert b.receive() == frame(BROADCAST, mac(1))
         (entry,) = await fabric.client.fdb("lan")
-        assert (entry.mac, entry.port) == ("52:54:00:00:00:01", "vm1:eth0")
+        assert (entry.mac, entry.vlan, entry.port, entry.kind) == ("52:54:00:00:00:01", 0, "vm1:eth0", "dynamic")
         rows = {row.port: row for row in await fabric.client.stats()}
         assert rows["vm1:eth0"].rx_frames == rows["vm2:eth0"].tx_frames == 1
+        assert rows["vm1:eth0"].rx_broadcast_frames == rows["vm2:eth0"].tx_broadcast_frames == 1
+        assert (rows["vm1:eth0"].rx_broadcast_bytes, rows["vm1:eth0"].rx_unicast_frames) == (60, 0)
+        assert (rows["vm1:eth0"].macs, rows["vm2:eth0"].macs) == (1, 0)
         assert {row.state for row in rows.values()} == {"up"}
         a.close()
         b.close()
@@ -98,7 +104,7 @@ def test_networks_are_apart() -> None:
     """Frames of one network are not seen in another; removing one leaves the other alone."""
 
     async def body(fabric: Fabric) -> None:
-        await fabric.client.add_network("other", "hub", ageing=0, fdb_limit=1)
+        await fabric.client.add_network("other", "hub")
         a, b = await fabric.peer("lan", "a"), await fabric.peer("lan", "b")
         c, d = await fabric.peer("other", "a"), await fabric.peer("other", "b")
         a.send(frame(BROADCAST, mac(1)))
@@ -123,7 +129,7 @@ def test_errors_name_network_and_port() -> None:
     async def body(fabric: Fabric) -> None:
         client = fabric.client
         with pytest.raises(FabricError, match="network lan is in the fabric already"):
-            await client.add_network("lan", "hub", ageing=0, fdb_limit=1)
+            await client.add_network("lan", "hub")
         fd = os.open("/dev/null", os.O_RDWR)
         with pytest.raises(FabricError, match=r"network lan, port a: .*non-socket"):
             await client.add_port("lan", "a", "stream", [fd])
@@ -225,7 +231,7 @@ def test_fabric_ends_when_its_parents_end_is_killed() -> None:
         "async def main():\n"
         "    client = FabricClient(ours, print)\n"
         "    await client.open()\n"
-        "    await client.add_network('lan', 'switch', ageing=300, fdb_limit=10)\n"
+        "    await client.add_network('lan', 'switch')\n"
         "    print(child.pid, flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
@@ -246,7 +252,7 @@ def test_requests_fail_when_the_fabric_is_gone() -> None:
     async def main() -> None:
         fabric = Fabric()
         await fabric.client.open()
-        await fabric.client.add_network("lan", "switch", ageing=300, fdb_limit=10)
+        await fabric.client.add_network("lan", "switch")
         fabric.process.kill()
         await asyncio.to_thread(fabric.process.wait, TIMEOUT)
         for _ in range(2):
@@ -336,5 +342,164 @@ def test_outside_port_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
         assert plain.read_text() == "precious"
         # The same name, and the path its dead owner left behind, are free.
         await fabric.client.add_outside_port("lan", "up", {"type": "stream", "listen": f"unix:{taken}"})
+
+    run(body)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+async def stats_of(fabric: Fabric, port: str) -> PortStats:
+    return next(row for row in await fabric.client.stats() if row.port == port)
+
+
+async def entries(fabric: Fabric) -> set[tuple[str, int, str, str]]:
+    """The FDB, addresses by their last byte."""
+    return {(entry.mac[-2:], entry.vlan, entry.port, entry.kind) for entry in await fabric.client.fdb("lan")}
+
+
+async def counted(fabric: Fabric, port: str, reason: str, number: int) -> None:
+    """Wait until the port has dropped so many frames for this reason."""
+    while (await stats_of(fabric, port)).drops.get(reason, 0) < number:
+        pass
+    assert (await stats_of(fabric, port)).drops[reason] == number
+
+
+def test_settings_hold_from_the_first_frame_of_a_port() -> None:
+    """Frames that are there before the port is: each would be flooded by a port with default settings."""
+
+    async def body(fabric: Fabric) -> None:
+        witness = await fabric.peer("lan", "witness", PortSettings())
+        for number in range(20):
+            peer, fd = Peer.pair()
+            for _ in range(10):
+                peer.send(frame(BROADCAST, mac(number + 1)))
+            settings = PortSettings(storm_limit=1)
+            await fabric.client.add_port("lan", f"p{number}", "stream", [fd], settings)
+            await within(counted(fabric, f"p{number}", "storm", 9))
+            assert witness.receive() == frame(BROADCAST, mac(number + 1))
+            peer.close()
+        witness.close()
+
+    run(body)
+
+
+def test_vlans_of_ports_are_changed_while_frames_move() -> None:
+    """Access ports of two VLANs do not hear each other until one of them changes over."""
+
+    async def body(fabric: Fabric) -> None:
+        await fabric.client.configure_network("lan", FILTERING)
+        a = await fabric.peer("lan", "a", PortSettings(vlan=10))
+        b = await fabric.peer("lan", "b", PortSettings(vlan=20))
+        trunk = await fabric.peer("lan", "t", PortSettings(trunk=("1-4094",)))
+        a.send(frame(BROADCAST, mac(1), size=60))
+        assert trunk.receive()[12:16] == bytes.fromhex("8100000a")
+        assert b.silent()
+        await fabric.client.configure_port("lan", "b", PortSettings(vlan=10))
+        a.send(frame(BROADCAST, mac(1)))
+        assert b.receive() == frame(BROADCAST, mac(1))
+        assert await entries(fabric) == {("01", 10, "a", "dynamic")}
+        for peer in (a, b, trunk):
+            peer.close()
+
+    run(body)
+
+
+def test_static_entries_come_move_and_go_with_the_settings_of_ports() -> None:
+    """In any order: a port that takes an address over and the one that gives it up may be changed either way round."""
+
+    async def body(fabric: Fabric) -> None:
+        address = "52:54:00:00:00:07"
+        settings = PortSettings(static_macs=(address,))
+        a, b = await fabric.peer("lan", "a", settings), await fabric.peer("lan", "b")
+        assert await entries(fabric) == {("07", 0, "a", "static")}
+        b.send(frame(BROADCAST, mac(7)))
+        await within(counted(fabric, "b", "moved", 1))
+        await fabric.client.configure_port("lan", "b", settings)
+        await fabric.client.configure_port("lan", "a", DEFAULTS)
+        assert await entries(fabric) == {("07", 0, "b", "static")}
+        await fabric.client.configure_port("lan", "b", DEFAULTS)
+        await fabric.client.configure_port("lan", "a", settings)
+        assert await entries(fabric) == {("07", 0, "a", "static")}
+        await fabric.client.configure_network("lan", FILTERING)
+        assert await entries(fabric) == {("07", 1, "a", "static")}
+        with pytest.raises(FabricError, match="is static; it belongs to port a"):
+            await fabric.client.remove_fdb_entry("lan", address, 1)
+        await fabric.client.remove_port("lan", "a")
+        assert await entries(fabric) == set()
+        for peer in (a, b):
+            peer.close()
+
+    run(body)
+
+
+def test_learnt_addresses_are_forgotten_one_by_one_by_port_and_all() -> None:
+    async def body(fabric: Fabric) -> None:
+        a, b = await fabric.peer("lan", "a"), await fabric.peer("lan", "b", PortSettings(sticky=True))
+        for peer, numbers in ((a, (1, 2, 3)), (b, (4, 5))):
+            for number in numbers:
+                peer.send(frame(mac(0), mac(number)))
+        while (await stats_of(fabric, "a")).macs + (await stats_of(fabric, "b")).macs < 5:
+            pass
+        assert ("04", 0, "b", "sticky") in await entries(fabric)
+        await fabric.client.remove_fdb_entry("lan", "52:54:00:00:00:01", 0)
+        with pytest.raises(FabricError, match="network lan knows no 52:54:00:00:00:01"):
+            await fabric.client.remove_fdb_entry("lan", "52:54:00:00:00:01", 0)
+        assert await fabric.client.flush_fdb("lan", port="a") == 2
+        assert await entries(fabric) == {("04", 0, "b", "sticky"), ("05", 0, "b", "sticky")}
+        with pytest.raises(FabricError, match="network lan has no port c"):
+            await fabric.client.flush_fdb("lan", port="c")
+        assert await fabric.client.flush_fdb("lan", vlan=5) == 0
+        assert await fabric.client.flush_fdb("lan") == 2
+        for peer in (a, b):
+            peer.close()
+
+    run(body)
+
+
+def test_settings_of_an_outside_port_are_those_of_all_its_peers_now_and_later(tmp_path: Path) -> None:
+    async def body(fabric: Fabric) -> None:
+        path = tmp_path / "up.sock"
+        spec = {"type": "stream", "listen": f"unix:{path}"}
+        inside = await fabric.peer("lan", "a")
+        await fabric.client.add_outside_port("lan", "up", spec, PortSettings(isolated=True, storm_limit=1))
+        await fabric.client.configure_port("lan", "a", PortSettings(isolated=True))
+
+        async def connect(number: int) -> Peer:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(str(path))
+            assert (await within(fabric.events.get())).port == f"up#{number}"
+            return Peer(sock)
+
+        first = await connect(1)
+        first.send(frame(BROADCAST, mac(1)))
+        inside.send(frame(BROADCAST, mac(2)))
+        await within(counted(fabric, "a", "nowhere", 1))
+        await fabric.client.configure_port("lan", "up", PortSettings(mtu=100))
+        second = await connect(2)
+        for number, peer in ((1, first), (2, second)):
+            peer.send(frame(BROADCAST, mac(number), b"long", size=200))
+            await within(counted(fabric, f"up#{number}", "oversize", 1))
+            peer.send(frame(BROADCAST, mac(number), b"short"))
+            assert inside.receive() == frame(BROADCAST, mac(number), b"short")
+        with pytest.raises(FabricError, match="network lan has no port down"):
+            await fabric.client.configure_port("lan", "down", DEFAULTS)
+        for peer in (inside, first, second):
+            peer.close()
+
+    run(body)
+
+
+def test_hub_has_no_addresses_to_forget_and_says_so() -> None:
+    async def body(fabric: Fabric) -> None:
+        await fabric.client.add_network("hub", "hub")
+        with pytest.raises(FabricError, match="network hub: "):
+            await fabric.client.flush_fdb("hub")
+        with pytest.raises(FabricError, match="network hub: "):
+            await fabric.client.remove_fdb_entry("hub", "52:54:00:00:00:01", 0)
+        peer, fd = Peer.pair()
+        await fabric.client.add_port("hub", "a", "stream", [fd], PortSettings(mtu=100))
+        await fabric.client.configure_port("hub", "a", PortSettings(overflow="drop"))
+        peer.close()
 
     run(body)
