@@ -119,6 +119,12 @@ class RunDir:
         temporary.write_bytes(msgspec.json.encode(run))
         temporary.replace(self.path / "run.json")
 
+    def write_lab(self, lab: bytes) -> None:
+        """Replace the resolved lab atomically."""
+        temporary = self.path / ".lab.json"
+        temporary.write_bytes(lab)
+        temporary.replace(self.lab_file)
+
     def remove(self) -> None:
         """Delete the directory and everything in it; nothing happens when it is gone."""
         with contextlib.suppress(FileNotFoundError):

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import msgspec
 import zmq
@@ -83,6 +84,19 @@ class Client:
                 if isinstance(reply.answer, protocol.Failed):
                     raise LabError(reply.answer.message)
                 return reply.answer
+
+    def table(self, operation: Operation, timeout: float | None = 10) -> list[dict[str, Any]]:
+        """Ask for a table and return all its rows. `timeout` is for each part of it; raises like `request`."""
+        number = self.send(operation)
+        rows: list[dict[str, Any]] = []
+        while True:
+            reply = self.receive(timeout)
+            if isinstance(reply.answer, protocol.Failed) and reply.number in (0, number):
+                raise LabError(reply.answer.message)
+            if reply.number == number and isinstance(reply.answer, protocol.Table):
+                rows += reply.answer.rows
+                if not reply.answer.more:
+                    return rows
 
     def status(self, timeout: float | None = 10) -> LabStatus:
         """The lab as it is now."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path as FilePath
+from typing import Any, get_args
 
 from msgspec.structs import replace
 
 from ..errors import LabError
 from ..model.convert import Converter
-from ..model.lab import Endpoint, Lab, Network, PortSettings, SwitchSettings
+from ..model.lab import Endpoint, Lab, Network, PortSettings, ReservedGroup, SwitchSettings
 from ..model.problems import Problems, quote, suggestion, where
-from ..model.settings import merge_port, merge_switch, network_mistakes
+from ..model.settings import changed_settings, merge_port, merge_switch, network_mistakes, setting_words
 from ..model.spec import PortSettingsSpec, SwitchSettingsSpec
 from ..model.tree import Mapping as MappingNode
 from ..model.tree import Mark, Node, Path, Scalar, Sequence, resolve_plain
@@ -74,18 +75,66 @@ def add_static(lab: Lab, network: str, entry: str, port: str) -> Lab:
     return change_port(without, network, port, {"static_macs": ",".join([*macs, entry])})
 
 
-def remove_static(lab: Lab, network: str, mac: str, vlan: int) -> Lab:
-    """The lab without the static entry of `mac` in `vlan`; the same lab if there is none."""
+def remove_static(lab: Lab, network: str, mac: str, vlan: int | None) -> Lab:
+    """The lab without the static entry of `mac` in `vlan` (None: in any); the same lab if there is none."""
     filtering = find_network(lab, network).settings.vlan_filtering
     for port, settings in lab.ports(network).items():
-        kept = tuple(
-            text
-            for text in settings.static_macs
-            if static_entry(text, settings, filtering=filtering) != (mac.lower(), vlan)
-        )
+        entries = {text: static_entry(text, settings, filtering=filtering) for text in settings.static_macs}
+        kept = tuple(text for text, (its, its_vlan) in entries.items() if its != mac or vlan not in (None, its_vlan))
         if kept != settings.static_macs:
             lab = _with_port(lab, network, port, replace(settings, static_macs=kept))
     return lab
+
+
+# --- what is ----------------------------------------------------------------------------------------------------------
+
+
+def network_rows(lab: Lab, learnt: Mapping[str, int]) -> list[dict[str, Any]]:
+    """A row per network; `learnt` has the number of addresses each knows."""
+    return [
+        {
+            "network": name,
+            "type": network.type,
+            "ports": len(lab.ports(name)),
+            "macs": learnt.get(name, 0),
+            "settings": _plain(network.settings),
+            "changed": list(changed_settings(network.settings)),
+        }
+        for name, network in lab.networks.items()
+    ]
+
+
+def port_rows(lab: Lab, network: str) -> list[dict[str, Any]]:
+    """A row per port of a network. Raises LabError."""
+    outside = find_network(lab, network).ports
+    return [
+        {
+            "network": network,
+            "port": name,
+            "outside": name in outside,
+            "settings": _plain(settings),
+            "changed": list(changed_settings(settings)),
+        }
+        for name, settings in lab.ports(network).items()
+    ]
+
+
+def difference(old: SwitchSettings | PortSettings, new: SwitchSettings | PortSettings) -> str:
+    """What changed, in a few words: "vlan=10 trunk="."""
+    before, after = _plain(old), _plain(new)
+    return setting_words(after, [key for key in after if after[key] != before[key]])
+
+
+def _plain(settings: SwitchSettings | PortSettings) -> dict[str, Any]:
+    """All settings, by name, as values a message can carry."""
+    values = {key: getattr(settings, key) for key in settings.__struct_fields__}
+    if isinstance(settings, SwitchSettings):
+        policies = settings.reserved_multicast
+        values["reserved_multicast"] = {group: policies.get(group, "forward") for group in get_args(ReservedGroup)}
+    return values
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def _without_static(lab: Lab, network: str, entry: str, settings: PortSettings) -> Lab:
@@ -96,9 +145,6 @@ def _without_static(lab: Lab, network: str, entry: str, settings: PortSettings) 
     except ValueError:
         return lab
     return remove_static(lab, network, mac, vlan)
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def _tree(texts: Mapping[str, str], old: SwitchSettings | PortSettings) -> MappingNode:

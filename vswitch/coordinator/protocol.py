@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from ..errors import ProtocolError
 
-VERSION = 1
+VERSION = 2
 WINDOW = 256 * 1024
 """Bytes of a stream that may be under way, unacknowledged, in one direction."""
 _LEAST_COST = 256
@@ -122,7 +122,68 @@ class Fdb(_Message, frozen=True):
     network: str
 
 
-Operation = Status | Detach | Down | Exec | Console | Input | Resize | Signal | Ack | Hangup | Stats | Fdb
+class Networks(_Message, frozen=True):
+    """Ask for a row on every network: its type, the number of its ports and addresses, its settings."""
+
+
+class Ports(_Message, frozen=True):
+    """Ask for a row on every port of `network`: whether it faces outside, and its settings."""
+
+    network: str
+
+
+class Configure(_Message, frozen=True):
+    """Change settings of `network`, or of its `port`: name -> value, written as in a lab file."""
+
+    network: str
+    port: str | None
+    settings: dict[str, str]
+
+
+class AddStatic(_Message, frozen=True):
+    """Have the address `entry` ("MAC" or "MAC@VLAN") on `port` of `network` for good, and on no other."""
+
+    network: str
+    entry: str
+    port: str
+
+
+class Forget(_Message, frozen=True):
+    """Have `network` forget one address, however it knows it: in one VLAN, or wherever it does."""
+
+    network: str
+    mac: str
+    vlan: int | None
+
+
+class Flush(_Message, frozen=True):
+    """Have `network` forget all addresses but static ones, or only those of a port, a VLAN, or both."""
+
+    network: str
+    port: str | None = None
+    vlan: int | None = None
+
+
+Operation = (
+    Status
+    | Detach
+    | Down
+    | Exec
+    | Console
+    | Input
+    | Resize
+    | Signal
+    | Ack
+    | Hangup
+    | Stats
+    | Fdb
+    | Networks
+    | Ports
+    | Configure
+    | AddStatic
+    | Forget
+    | Flush
+)
 
 
 class Request(Struct, frozen=True, array_like=True):
@@ -202,12 +263,19 @@ class Alive(_Message, frozen=True):
 
 
 class Table(_Message, frozen=True):
-    """Rows of named values, for `Stats` and `Fdb`."""
+    """Rows of named values; further replies have the next ones while `more`."""
 
     rows: tuple[dict[str, Any], ...]
+    more: bool = False
 
 
-Answer = Done | Failed | LabStatus | Started | Output | Exited | Alive | Table | Ack
+class Count(_Message, frozen=True):
+    """It is done, to this many."""
+
+    number: int
+
+
+Answer = Done | Failed | LabStatus | Started | Output | Exited | Alive | Table | Count | Ack
 
 
 class Reply(Struct, frozen=True, array_like=True):
@@ -221,7 +289,7 @@ class Reply(Struct, frozen=True, array_like=True):
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """Something changed. `what` is "lab", "node", "network", "link" or "fabric"; `time` is seconds since the epoch."""
+    """Something changed. `what` is "lab", "node", "network", "link", "port" or "fabric"; `time` in epoch seconds."""
 
     sequence: int
     time: float

@@ -9,14 +9,16 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import msgspec
 import zmq
 import zmq.asyncio
 
 from .. import __version__
-from ..errors import LabError, ProtocolError
+from ..errors import FabricError, LabError, ProtocolError
 from ..fabric.client import FabricClient, FabricEvent
 from ..model.lab import Lab
 from ..nodes.driver import ExecRequest
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 _MAX_STREAMS = 1024
 _MAX_UNREAD = 4 * protocol.WINDOW // protocol.cost(b"")  # replies a client may leave unread: four streams' windows
 _MAX_UNREAD_EVENTS = 100_000
+_TABLE_PART = protocol.MAX_MESSAGE // 4  # bytes of a table sent in one reply, give or take a row
 
 _ClientId = bytes
 
@@ -74,7 +77,14 @@ class Coordinator:
             protocol.Down: self._down,
             protocol.Stats: self._stats,
             protocol.Fdb: self._fdb,
+            protocol.Networks: self._networks,
+            protocol.Ports: self._ports,
+            protocol.Configure: self._configure,
+            protocol.AddStatic: self._add_static,
+            protocol.Forget: self._forget,
+            protocol.Flush: self._flush,
         }
+        self._changing = asyncio.Lock()
 
     async def serve(self) -> None:
         """Bring the lab up, answer clients, and return once it has been taken down and only its directory is left."""
@@ -285,15 +295,144 @@ class Coordinator:
         finally:
             del self._streams[client, request.number]
 
+    async def _reply_rows(self, client: _ClientId, number: int, rows: Iterable[dict[str, Any]]) -> None:
+        """Send a table, in as many replies as its rows need."""
+        part: list[dict[str, Any]] = []
+        size = 0
+        for row in rows:
+            size += len(msgspec.msgpack.encode(row))
+            if part and size > _TABLE_PART:
+                await self._reply(client, number, protocol.Table(tuple(part), more=True))
+                part, size = [], 0
+            part.append(row)
+        await self._reply(client, number, protocol.Table(tuple(part)))
+
     async def _stats(self, request: Request, client: _ClientId) -> None:
-        rows = tuple(msgspec.to_builtins(row) for row in await self._fabric.stats())
-        await self._reply(client, request.number, protocol.Table(rows))
+        rows = [msgspec.to_builtins(row) for row in await self._fabric.stats()]
+        await self._reply_rows(client, request.number, rows)
+
+    # --- switches and their ports -----------------------------------------------------------------------------------
 
     async def _fdb(self, request: Request, client: _ClientId) -> None:
         operation = request.operation
         assert isinstance(operation, protocol.Fdb)
-        rows = tuple(msgspec.to_builtins(row) for row in await self._fabric.fdb(operation.network))
-        await self._reply(client, request.number, protocol.Table(rows))
+        self._has_switch(operation.network)
+        rows = [msgspec.to_builtins(row) for row in await self._fabric.fdb(operation.network)]
+        await self._reply_rows(client, request.number, rows)
+
+    def _has_switch(self, network: str) -> None:
+        """Raise LabError unless `network` is one of the lab's that learn addresses."""
+        from . import live
+
+        kind = live.find_network(self._lab, network).type
+        if kind == "hub":
+            raise LabError(f"network {network} is a hub: it sends every frame to all, and learns no addresses")
+        if kind == "mcast" and not self._executor.is_bridged(network):
+            raise LabError(f"network {network} is a multicast bus: nobody learns addresses there")
+
+    async def _networks(self, request: Request, client: _ClientId) -> None:
+        from . import live
+
+        learnt: Counter[str] = Counter()
+        with contextlib.suppress(FabricError):  # what it is set to can be told without it
+            for row in await self._fabric.stats():
+                learnt[row.network] += row.macs
+        await self._reply_rows(client, request.number, live.network_rows(self._lab, learnt))
+
+    async def _ports(self, request: Request, client: _ClientId) -> None:
+        from . import live
+
+        operation = request.operation
+        assert isinstance(operation, protocol.Ports)
+        await self._reply_rows(client, request.number, live.port_rows(self._lab, operation.network))
+
+    async def _configure(self, request: Request, client: _ClientId) -> None:
+        from . import live
+
+        operation = request.operation
+        assert isinstance(operation, protocol.Configure)
+        network, port = operation.network, operation.port
+
+        def change(lab: Lab) -> Lab:
+            if port is None:
+                return live.change_network(lab, network, operation.settings)
+            return live.change_port(lab, network, port, operation.settings)
+
+        await self._change(change)
+        await self._reply(client, request.number, Done())
+
+    async def _add_static(self, request: Request, client: _ClientId) -> None:
+        from . import live
+
+        operation = request.operation
+        assert isinstance(operation, protocol.AddStatic)
+        await self._change(lambda lab: live.add_static(lab, operation.network, operation.entry, operation.port))
+        await self._reply(client, request.number, Done())
+
+    async def _forget(self, request: Request, client: _ClientId) -> None:
+        from . import live
+
+        operation = request.operation
+        assert isinstance(operation, protocol.Forget)
+        network, mac, vlan = operation.network, operation.mac, operation.vlan
+        self._has_switch(network)
+        before = self._lab
+        await self._change(lambda lab: live.remove_static(lab, network, mac, vlan))
+        learnt = [
+            entry
+            for entry in await self._fabric.fdb(network)
+            if entry.mac == mac and vlan in (None, entry.vlan) and entry.kind != "static"
+        ]
+        for entry in learnt:
+            await self._fabric.remove_fdb_entry(network, mac, entry.vlan)
+        if not learnt and self._lab is before:
+            where = f" in VLAN {vlan}" if vlan else ""
+            raise LabError(f"network {network} knows no {mac}{where}; see: lab fdb {network}")
+        if learnt:
+            self._actual.happened("network", network, "forgot", mac)
+        await self._reply(client, request.number, Done())
+
+    async def _flush(self, request: Request, client: _ClientId) -> None:
+        operation = request.operation
+        assert isinstance(operation, protocol.Flush)
+        self._has_switch(operation.network)
+        count = await self._fabric.flush_fdb(operation.network, port=operation.port, vlan=operation.vlan)
+        self._actual.happened("network", operation.network, "flushed", f"{count} addresses forgotten")
+        await self._reply(client, request.number, protocol.Count(count))
+
+    async def _change(self, change: Callable[[Lab], Lab]) -> None:
+        """Make the lab what `change` makes of it, or leave it as it is. Raises LabError."""
+        async with self._changing:
+            if self._actual.state is LabState.STARTING:
+                raise LabError(f"lab {self._run.name} is still starting; see: lab ps")
+            before, after = self._lab, change(self._lab)
+            actions = plan.diff(before, after)
+            if not actions:
+                return
+            try:
+                await self._executor.run(actions)
+            except LabError:
+                await self._executor.run_all(plan.diff(after, before))
+                raise
+            self._lab = self._executor.lab = self._actual.lab = after
+            for action in actions:
+                self._tell(action, before)
+            self._run_dir.write_lab(msgspec.json.encode(after))
+
+    def _tell(self, action: plan.Action, before: Lab) -> None:
+        """Publish what a change of settings changed."""
+        from . import live
+
+        match action:
+            case plan.ConfigureNetwork(name, settings):
+                self._actual.happened(
+                    "network", name, "changed", live.difference(before.networks[name].settings, settings)
+                )
+            case plan.ConfigurePort(network, port, settings):
+                old = before.ports(network)[port]
+                self._actual.happened("port", f"{network}/{port}", "changed", live.difference(old, settings))
+            case _:
+                pass
 
 
 def _ring_listener(run_dir: RunDir) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, get_args
 
+import msgspec.inspect as mi
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields, replace
 
@@ -16,6 +17,7 @@ from .lab import Network, PortSettings, ReservedGroup, SwitchSettings
 from .mac import mac_mistake
 from .spec import PortSettingsSpec, SwitchSettingsSpec
 from .tree import Path
+from .units import format_duration
 from .vlan import MAX_VLAN, join_vlans, member_vlans, static_entry, vlan_range
 
 MAX_PORTS = 1024
@@ -107,6 +109,57 @@ def _static_macs(written: Iterable[str]) -> tuple[str, ...]:
 def wants_filtering(ports: Iterable[PortSettings]) -> bool:
     """Whether some port says something of VLANs, so that the network filters unless it is told not to."""
     return any(getattr(port, key) for port in ports for key in _VLAN_KEYS)
+
+
+def setting_choices(spec: mi.Type, name: str) -> list[str]:
+    """The words that setting `name` of a settings struct takes; none when these are not a few."""
+    key, dot, _ = name.partition(".")
+    types = [field.type for field in spec.fields if field.encode_name == key] if isinstance(spec, mi.StructType) else []
+    return [word for kind in types for word in _words(kind, within=bool(dot))]
+
+
+def _words(kind: mi.Type, *, within: bool) -> list[str]:
+    match kind:
+        case mi.Metadata(type=inner):
+            return _words(inner, within=within)
+        case mi.UnionType(types=types):
+            return [word for one in types for word in _words(one, within=within)]
+        case mi.DictType(value_type=values) if within:
+            return _words(values, within=False)
+        case mi.LiteralType(values=values) if not within:
+            return [str(value) for value in values]
+        case mi.BoolType() if not within:
+            return ["true", "false"]
+        case _:
+            return []
+
+
+def setting_words(settings: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Settings on one line, as they would be typed: "vlan=10 isolated=true"."""
+    words: list[str] = []
+    for name in names:
+        value = settings[name]
+        if isinstance(value, Mapping) and len(set(value.values())) > 1:
+            words += [f"{name}.{part}={what}" for part, what in value.items() if what != "forward"]
+        else:
+            words.append(f"{name}={setting_text(name, value)}")
+    return " ".join(words)
+
+
+def setting_text(name: str, value: Any) -> str:
+    """A setting's value as text; "" is none."""
+    if isinstance(value, Mapping):
+        parts = set(value.values())
+        if len(parts) == 1:
+            return str(parts.pop())
+        return " ".join(f"{part}={what}" for part, what in value.items() if what != "forward")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    if value is None:
+        return ""
+    return format_duration(value) if name == "ageing" else str(value)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

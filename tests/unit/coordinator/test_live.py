@@ -179,3 +179,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return resolve_plain(value) if isinstance(value, str) else value
+
+
+def test_rows_tell_everything_and_what_is_not_the_default() -> None:
+    lab = live.change_network(read(a={"vlan": 7}), "lan0", {"reserved_multicast.stp": "drop"})
+    row = live.network_rows(lab, {"lan0": 3})[0]
+    assert (row["network"], row["type"], row["ports"], row["macs"]) == ("lan0", "switch", 4, 3)
+    assert row["changed"] == ["vlan_filtering", "reserved_multicast"]
+    assert row["settings"]["reserved_multicast"]["lldp"] == "forward"
+    assert row["settings"].keys() == set(SwitchSettings.__struct_fields__)
+    ports = {row["port"]: row for row in live.port_rows(lab, "lan0")}
+    assert ports["a:e0"]["settings"]["vlan"] == 7
+    assert (ports["a:e0"]["changed"], ports["many"]["changed"]) == (["vlan"], [])
+    assert (ports["a:e0"]["outside"], ports["many"]["outside"]) == (False, True)
+
+
+def test_difference_is_told_as_it_would_be_typed() -> None:
+    old, new = PortSettings(vlan=3, isolated=True), PortSettings(trunk=("1", "3-4"), isolated=True)
+    assert live.difference(old, new) == "vlan= trunk=1,3-4"

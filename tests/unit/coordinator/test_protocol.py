@@ -25,6 +25,13 @@ REQUESTS = [
     protocol.Hangup(),
     protocol.Stats(),
     protocol.Fdb("lan0"),
+    protocol.Networks(),
+    protocol.Ports("lan0"),
+    protocol.Configure("lan0", None, {"ageing": "1s"}),
+    protocol.Configure("lan0", "a:eth0", {"vlan": "10"}),
+    protocol.AddStatic("lan0", "52:54:00:00:00:01@10", "a:eth0"),
+    protocol.Forget("lan0", "52:54:00:00:00:01", None),
+    protocol.Flush("lan0", "a:eth0", 10),
 ]
 
 
