@@ -6,10 +6,12 @@ import io
 import select
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import click
+
+_NEVER_FOLDED = ("state", "age", "dropped")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -21,8 +23,17 @@ def format_option(function: _F) -> _F:
     )(function)
 
 
-def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, empty: str = "nothing to show") -> None:
-    """Print `rows`: as JSON with all their keys, or as a table of `columns` (key names, shown in capitals)."""
+def show(
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    form: str,
+    empty: str = "nothing to show",
+    numbers: Collection[str] = (),
+) -> None:
+    """Print `rows`: as JSON with all their keys, or as a table of `columns` (key names, shown in capitals).
+
+    On a terminal, the values of `numbers` are shortened if they are large, and never broken over two lines.
+    """
     if form == "json":
         import msgspec
 
@@ -31,23 +42,55 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, empt
     if not rows:
         click.echo(empty, err=True)
         return
+    terminal = sys.stdout.isatty()
+    if terminal:
+        rows = [{**row, **{key: scaled(row[key]) for key in numbers}} for row in rows]
+    click.echo(
+        rows_as_text(rows, columns, width=shutil.get_terminal_size().columns if terminal else None, numbers=numbers),
+        nl=False,
+    )
+
+
+def rows_as_text(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], *, width: int | None, numbers: Collection[str] = ()
+) -> str:
+    """A table as text, for a terminal `width` columns wide, or (None) for a file."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
+    terminal = width is not None
+    table = Table(
+        box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, collapse_padding=terminal, header_style="bold"
+    )
     for column in columns:
-        table.add_column(column.upper().replace("_", " "), overflow="fold")
+        number = column in numbers
+        table.add_column(
+            column.upper().replace("_", "\n" if number and terminal else " "),
+            overflow="fold",
+            no_wrap=number or column in _NEVER_FOLDED,
+            justify="right" if number else "left",
+        )
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     # Not on a terminal: lines are never folded, so that grep and awk see one row a line.
     text = io.StringIO()
-    width = shutil.get_terminal_size().columns if terminal else 10_000
-    console = Console(file=text, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False)
+    console = Console(
+        file=text, width=width or 10_000, force_terminal=terminal, markup=False, highlight=False, emoji=False
+    )
     console.print(table, soft_wrap=not terminal)
-    for line in text.getvalue().splitlines():
-        click.echo(line.rstrip())
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
+
+
+def scaled(number: float) -> str:
+    """A number in six characters at most: "999999" is the longest left as it is, then "1.0M", "12.3G"."""
+    if number < 1e6:
+        return str(round(number))
+    for suffix in "MGTPE":
+        number /= 1e6 if suffix == "M" else 1e3
+        if number < 999.95:
+            break
+    return f"{number:.1f}{suffix}"
 
 
 def reader_gone() -> bool:

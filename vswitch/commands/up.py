@@ -158,7 +158,11 @@ def _already_up(lab: Lab, run_dir: RunDir, run: Run) -> int:
         status = client.status()
     click.echo(f"lab {run.name} is already up (see: lab ps; another copy of it: lab up --name NAME)")
     if run_dir.lab_file.read_bytes() != msgspec.json.encode(lab):
-        click.echo("note: the file has changed since; lab down, then lab up, to have it as it is now", err=True)
+        click.echo(
+            "note: file and lab differ (the file has changed since, or settings of the lab have); "
+            "lab down, then lab up, to have it as the file says",
+            err=True,
+        )
     if status.state == "broken":
         click.echo(f"but it is broken: {status.cause}", err=True)
         return 1
