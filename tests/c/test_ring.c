@@ -242,6 +242,34 @@ static void pauses_sources_rather_than_lose_frames(void)
 	lab_stop();
 }
 
+/* With overflow: drop nobody waits: what does not fit is lost at once, and counted. */
+static void drops_at_once_where_it_is_told_to(void)
+{
+	struct port_settings settings = PORT_SETTINGS_DEFAULT;
+	struct client sender, receiver;
+	unsigned sent = 0;
+
+	lab_start(false, 100);
+	sender = client_new(sw);
+	receiver = client_new(sw);
+	settings.overflow_drop = true;
+	CHECK(!vsw_switch_configure_port(receiver.port, &settings));
+	introduce(&receiver, 9);
+	for (unsigned round = 0; round < 10; round++) {
+		struct iovec frame = pattern(9, 1, 60, round);
+
+		while (vsw_ring_send(sender.ring, &frame, 1) == 1)
+			sent++;
+		lab_settle();
+	}
+	CHECK(sent > 9000 && sender.port->pauses == 0 && receiver.port->congestion == CONGESTION_CLEAR);
+	CHECK(drain(&receiver) == 1023);
+	CHECK(receiver.port->drops[DROP_OVERFLOW] == sent - 1023);
+	client_close(&sender);
+	client_close(&receiver);
+	lab_stop();
+}
+
 /* A receiver that never takes anything holds its sender up for a bounded time, and nobody else at all. */
 static void gives_up_on_a_receiver_that_takes_nothing(void)
 {
@@ -669,6 +697,7 @@ int main(void)
 	RUN(speaks_with_a_stream_port);
 	RUN(rings_once_per_arming_and_only_then);
 	RUN(pauses_sources_rather_than_lose_frames);
+	RUN(drops_at_once_where_it_is_told_to);
 	RUN(gives_up_on_a_receiver_that_takes_nothing);
 	RUN(wakes_a_sender_when_half_its_ring_is_free);
 	RUN(ends_the_port_of_a_client_that_breaks_the_rules);

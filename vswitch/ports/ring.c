@@ -505,11 +505,31 @@ static uint32_t mark(const struct ring *ring)
 	return ring->n_slots / 2 < FRAME_BATCH ? ring->n_slots / 2 : FRAME_BATCH;
 }
 
+/* Drop what finds no slot. A frame for another ring, behind it, may still find one. */
+static void deliver_or_drop(struct port *port, const struct frame *frames, unsigned n)
+{
+	unsigned i = 0;
+
+	while (i < n && port->state == PORT_UP) {
+		i += spread(port, frames + i, n - i);
+		if (i < n && port->state == PORT_UP) {
+			port->drops[DROP_OVERFLOW]++;
+			i++;
+		}
+	}
+	port->drops[DROP_CLOSED] += n - i;
+}
+
 static void ring_deliver(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct ring *ring = port->private;
-	unsigned i = ring->queue.frames ? 0 : spread(port, frames, n);
+	unsigned i;
 
+	if (port->settings.overflow_drop && !ring->queue.frames) {
+		deliver_or_drop(port, frames, n);
+		return;
+	}
+	i = ring->queue.frames ? 0 : spread(port, frames, n);
 	if (port->state != PORT_UP) {
 		port->drops[DROP_CLOSED] += n - i;
 		return;
