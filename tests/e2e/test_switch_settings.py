@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LabCommand
+from tests.conftest import LabCommand, processes_of
 
 pytestmark = pytest.mark.namespaces
 
@@ -312,3 +313,15 @@ def test_changed_lab_is_what_other_commands_see(plain: LabCommand) -> None:
     plain.ok("exec", "a", "--", "busybox", "ping", "-c1", "-W1", "-s", "40", "b")
     assert plain("exec", "a", "--", "busybox", "ping", "-c1", "-W1", "-s", "200", "b").returncode == 1
     assert drops(plain, "a:eth0")["oversize"] == 1
+
+
+def test_change_that_the_fabric_cannot_make_is_not_made(plain: LabCommand) -> None:
+    run_id = str(json.loads((plain.labs / "plain" / "run.json").read_text())["run_id"])
+    for pid in processes_of(run_id):
+        if b"vswitch.fabric" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    result = plain("port", "lan0", "a:eth0", "vlan=", "isolated=true")
+    assert result.returncode == 1
+    assert b"fabric" in result.stderr
+    assert settings_of(plain, "lan0", "a:eth0")["isolated"] is False
+    assert json.loads(plain.ok("network", "-f", "json"))[0]["macs"] == 0

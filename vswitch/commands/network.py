@@ -55,6 +55,9 @@ def command(
     lab network lan0 reserved_multicast.stp=drop
     lab network lan0 --flush --port vm1:eth0    forget what was learnt there
 
+    \b
+    Settings: ageing fdb_limit vlan_filtering vlan_protocol reserved_multicast
+
     Settings, values and mistakes are those of a lab file. A change holds until the lab goes down; the file stays as
     it is. Settings of single ports: lab port.
     """

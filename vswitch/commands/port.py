@@ -37,6 +37,10 @@ def command(network: str, port: str | None, settings: tuple[str, ...], lab: str 
     lab port lan0 vm1:eth0 vlan= trunk=10,20-29 native=99
     lab port lan0 uplink storm_limit=1000
 
+    \b
+    Settings: vlan trunk native isolated learning unknown_flood broadcast_flood multicast_flood storm_limit
+    mac_limit static_macs sticky mtu hairpin control overflow
+
     A PORT is called like the interface linked to it, or like the port that faces outside. SETTING= gives a setting its
     default again; several are changed together or not at all. Settings, values and mistakes are those of a lab file.
     """

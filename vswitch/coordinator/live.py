@@ -6,6 +6,7 @@ told in the same words; nothing is changed unless all of it is right.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, get_args
@@ -91,11 +92,12 @@ def remove_static(lab: Lab, network: str, mac: str, vlan: int | None) -> Lab:
 
 def network_rows(lab: Lab, learnt: Mapping[str, int]) -> list[dict[str, Any]]:
     """A row per network; `learnt` has the number of addresses each knows."""
+    linked = Counter(link.b.target for link in lab.links if not link.point_to_point)
     return [
         {
             "network": name,
             "type": network.type,
-            "ports": len(lab.ports(name)),
+            "ports": linked[name] + len(network.ports),
             "macs": learnt.get(name, 0),
             "settings": _plain(network.settings),
             "changed": list(changed_settings(network.settings)),

@@ -316,9 +316,9 @@ class Fabric:
 
     def _add_outside_port(self, number: int, request: AddOutsidePort, fds: list[int]) -> None:
         network = self._free_name(request.network, request.port)
-        network.declared[request.port] = request.settings
         if request.spec.get("type") == "ring":
             self._rings.declare(request.network, request.port, msgspec.convert(request.spec, RingSpec))
+            network.declared[request.port] = request.settings
             self._send(Reply(number))
             return
 
@@ -338,6 +338,7 @@ class Fabric:
         def changed(name: str, state: str, reason: str) -> None:
             self._send(FabricEvent(request.network, name, state, reason))
 
+        network.declared[request.port] = request.settings
         network.outside[request.port] = OutsidePort(request.port, request.spec, attach, detach, answer, changed)
 
     def _listen_rings(self, number: int, request: ListenRings, fds: list[int]) -> None:

@@ -8,11 +8,13 @@ import click
 import msgspec
 import pytest
 from click.shell_completion import ShellComplete
+from click.testing import CliRunner
 
 from vswitch.cli import lab as lab_command
 from vswitch.commands import switch_settings
 from vswitch.model.lab import Endpoint, Lab, Link, Network, OutsidePort
 from vswitch.model.settings import setting_text, setting_words
+from vswitch.model.spec import PortSettingsSpec, SwitchSettingsSpec
 
 
 def test_assignments_are_split_at_the_first_equals_sign() -> None:
@@ -38,6 +40,13 @@ def test_settings_are_shown_as_they_would_be_typed() -> None:
         "ageing=0.02s isolated=true trunk=10,20-29 reserved_multicast.stp=drop reserved_multicast.lldp=deliver mtu="
     )
     assert setting_text("reserved_multicast", {"stp": "drop", "lldp": "drop"}) == "drop"
+
+
+@pytest.mark.parametrize(("verb", "spec"), [("network", SwitchSettingsSpec), ("port", PortSettingsSpec)])
+def test_help_names_every_setting(verb: str, spec: type[msgspec.Struct]) -> None:
+    text = CliRunner().invoke(lab_command, [verb, "--help"]).output
+    named = text[text.index("Settings:") :].split()
+    assert [name for name in spec.__struct_fields__ if name not in named] == []
 
 
 @pytest.fixture

@@ -475,16 +475,17 @@ def test_settings_of_an_outside_port_are_those_of_all_its_peers_now_and_later(tm
         first.send(frame(BROADCAST, mac(1)))
         inside.send(frame(BROADCAST, mac(2)))
         await within(counted(fabric, "a", "nowhere", 1))
-        await fabric.client.configure_port("lan", "up", PortSettings(mtu=100))
         second = await connect(2)
-        for number, peer in ((1, first), (2, second)):
+        await fabric.client.configure_port("lan", "up", PortSettings(mtu=100))
+        third = await connect(3)
+        for number, peer in enumerate((first, second, third), 1):
             peer.send(frame(BROADCAST, mac(number), b"long", size=200))
             await within(counted(fabric, f"up#{number}", "oversize", 1))
             peer.send(frame(BROADCAST, mac(number), b"short"))
             assert inside.receive() == frame(BROADCAST, mac(number), b"short")
         with pytest.raises(FabricError, match="network lan has no port down"):
             await fabric.client.configure_port("lan", "down", DEFAULTS)
-        for peer in (inside, first, second):
+        for peer in (inside, first, second, third):
             peer.close()
 
     run(body)
