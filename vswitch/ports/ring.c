@@ -478,13 +478,14 @@ static unsigned spread(struct port *port, const struct frame *frames, unsigned n
 		return fill(port, &ring->rx[0], frames, n);
 	while (i < n) {
 		struct rx *rx = choose(ring, &frames[i]);
-		unsigned run = 1;
+		unsigned run = 1, done;
 
 		while (i + run < n && choose(ring, &frames[i + run]) == rx)
 			run++;
-		if (fill(port, rx, frames + i, run) < run)
+		done = fill(port, rx, frames + i, run);
+		i += done;
+		if (done < run)
 			break; /* the rest keeps its order, if in the queue; at worst a ring that has room waits a little */
-		i += run;
 	}
 	return i;
 }
