@@ -34,6 +34,7 @@ struct line {
 	struct nm_csb_atok *peer_atok;
 	uint32_t arming, kicked;
 	uint32_t published; /* head when last published */
+	uint32_t needs;     /* tx: slots that vsw_ring_send() found too few of for its next frame; 0: it did not */
 };
 
 struct vsw_ring {
@@ -511,23 +512,33 @@ static uint32_t available(const struct line *line)
 	return nmr_distance(line->ring->head, line->ring->tail, line->ring->num_slots);
 }
 
+/* Whether what could not be sent can be, or there is room at all. */
+static bool may_send(const struct vsw_ring *ring)
+{
+	const struct line *sending = &ring->tx[ring->next_tx];
+
+	if (ring->n && sending->needs)
+		return available(sending) >= sending->needs;
+	for (uint32_t i = 0; i < ring->n; i++)
+		if (available(&ring->tx[i]))
+			return true;
+	return false;
+}
+
 static int ready(struct vsw_ring *ring, int which)
 {
 	int found = 0;
 
 	for (uint32_t i = 0; i < ring->n; i++) {
-		if (which & VSW_TX) {
+		if (which & VSW_TX)
 			update_tx(&ring->tx[i]);
-			if (available(&ring->tx[i]))
-				found |= VSW_TX;
-		}
 		if (which & VSW_RX) {
 			update_rx(&ring->rx[i]);
 			if (available(&ring->rx[i]))
 				found |= VSW_RX;
 		}
 	}
-	return found;
+	return which & VSW_TX && may_send(ring) ? found | VSW_TX : found;
 }
 
 EXPORT int vsw_ring_fd(const struct vsw_ring *ring)
@@ -543,10 +554,11 @@ EXPORT int vsw_ring_arm(struct vsw_ring *ring, int which)
 		struct line *tx = &ring->tx[i], *rx = &ring->rx[i];
 
 		if (which & VSW_TX) {
+			uint32_t slots = tx->ring->num_slots;
 			/* Woken for each slot we would do little else than sleep and wake. */
-			uint32_t half = nmr_advance(tx->ring->head, tx->ring->num_slots / 2, tx->ring->num_slots);
+			uint32_t ahead = tx->needs > slots / 2 ? tx->needs - 1 : slots / 2;
 
-			__atomic_store_n(&tx->atok->cur, half, __ATOMIC_RELAXED);
+			__atomic_store_n(&tx->atok->cur, nmr_advance(tx->ring->head, ahead, slots), __ATOMIC_RELAXED);
 			nmr_arm(&tx->atok->appl_need_kick, &tx->arming);
 		}
 		if (which & VSW_RX)
@@ -624,6 +636,16 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 
 /* --- whole frames --- */
 
+/* Return how many slots a frame of `len` bytes takes; 0 when it can never be sent. */
+static uint32_t slots_for(const struct netmap_ring *tx, size_t len, uint32_t part_max)
+{
+	size_t most = tx->num_slots - 1 < NMR_MAX_FRAGMENTS ? tx->num_slots - 1 : NMR_MAX_FRAGMENTS;
+
+	return len < FRAME_MIN || len > FRAME_MAX || len > most * part_max
+		       ? 0
+		       : (uint32_t)((len + part_max - 1) / part_max);
+}
+
 /* Copy one frame into `parts` free slots. */
 static void put(struct netmap_ring *ring, const struct iovec *frame, uint32_t parts, uint32_t part_max)
 {
@@ -648,7 +670,7 @@ EXPORT int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsi
 {
 	struct line *line;
 	struct netmap_ring *tx;
-	uint32_t part_max, room;
+	uint32_t part_max, room, parts = 0;
 	unsigned i;
 
 	if (!ring->n)
@@ -657,29 +679,25 @@ EXPORT int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsi
 	tx = line->ring;
 	part_max = tx->nr_buf_size < UINT16_MAX ? tx->nr_buf_size : UINT16_MAX;
 	room = available(line);
+	line->needs = 0;
 	for (i = 0; i < n; i++) {
-		uint32_t parts;
-
-		if (frames[i].iov_len < FRAME_MIN || frames[i].iov_len > FRAME_MAX ||
-		    (frames[i].iov_len - 1) / part_max >= NMR_MAX_FRAGMENTS)
+		parts = slots_for(tx, frames[i].iov_len, part_max);
+		if (!parts)
 			break;
-		parts = ((uint32_t)frames[i].iov_len + part_max - 1) / part_max;
 		if (parts > room) {
 			update_tx(line);
 			room = available(line);
-			if (parts > room)
+			if (parts > room) {
+				line->needs = parts;
 				break;
+			}
 		}
 		put(tx, &frames[i], parts, part_max);
 		room -= parts;
 	}
 	if (i && publish(line))
 		kick(ring);
-	if (!i && n &&
-	    (frames[0].iov_len < FRAME_MIN || frames[0].iov_len > FRAME_MAX ||
-	     (frames[0].iov_len - 1) / part_max >= NMR_MAX_FRAGMENTS))
-		return -EMSGSIZE;
-	return (int)i;
+	return !i && n && !parts ? -EMSGSIZE : (int)i;
 }
 
 EXPORT void vsw_ring_release(struct vsw_ring *ring)

@@ -335,6 +335,50 @@ static void wakes_a_sender_when_half_its_ring_is_free(void)
 	lab_stop();
 }
 
+/* A program that waits for room must not be told of room that its frame does not fit in, over and over. */
+static void waits_for_all_the_slots_a_frame_needs(void)
+{
+	struct client a, b;
+	struct iovec small, large;
+
+	lab_start(false, 100);
+	a = client_open(sw, (struct nmr_geometry){ .rings = 2, .slots = 64, .buf_size = 256 });
+	b = client_new(sw);
+	introduce(&b, 2);
+	drain(&a);
+	small = pattern(2, 1, 60, 0);
+	for (unsigned i = 0; i < 62; i++)
+		CHECK(vsw_ring_send(a.ring, &small, 1) == 1);
+	CHECK(vsw_ring_wait(a.ring, VSW_TX, 0) == VSW_TX); /* one slot */
+	large = pattern(2, 1, 600, 0);
+	CHECK(vsw_ring_send(a.ring, &large, 1) == 0);
+	CHECK(vsw_ring_wait(a.ring, VSW_TX, 0) == 0);
+	lab_settle();
+	CHECK(vsw_ring_wait(a.ring, VSW_TX, 0) == VSW_TX);
+	CHECK(vsw_ring_send(a.ring, &large, 1) == 1);
+	client_close(&a);
+	client_close(&b);
+	lab_stop();
+}
+
+/* One slot of a ring always stays empty. */
+static void refuses_a_frame_the_ring_can_never_hold(void)
+{
+	struct client a;
+	struct iovec frame;
+
+	lab_start(false, 100);
+	a = client_open(sw, (struct nmr_geometry){ .rings = 1, .slots = 64, .buf_size = 256 });
+	frame = pattern(2, 1, 63 * 256 + 1, 0);
+	CHECK(vsw_ring_send(a.ring, &frame, 1) == -EMSGSIZE);
+	frame = pattern(2, 1, 63 * 256, 0);
+	CHECK(vsw_ring_send(a.ring, &frame, 1) == 1);
+	lab_settle();
+	CHECK(a.port->rx.frames == 1);
+	client_close(&a);
+	lab_stop();
+}
+
 /* --- what a client may not do --- */
 
 /* Have a client that sends well do something wrong; its port must end, with `reason`, and the others go on. */
@@ -700,6 +744,8 @@ int main(void)
 	RUN(drops_at_once_where_it_is_told_to);
 	RUN(gives_up_on_a_receiver_that_takes_nothing);
 	RUN(wakes_a_sender_when_half_its_ring_is_free);
+	RUN(waits_for_all_the_slots_a_frame_needs);
+	RUN(refuses_a_frame_the_ring_can_never_hold);
 	RUN(ends_the_port_of_a_client_that_breaks_the_rules);
 	RUN(notices_wrong_releases_when_it_needs_room);
 	RUN(waits_for_the_end_of_a_chain_without_spinning);
