@@ -39,8 +39,9 @@ static inline void send_answer(int fd, uint32_t half, const int fds[2])
 	CHECK(sendmsg(fd, &message, 0) == sizeof(answer));
 }
 
-/* Open a ring port of `geometry` on `sw`, in the engine's thread or without one. */
-static inline struct client client_open(struct vsw_switch *network, struct nmr_geometry geometry)
+/* Open a ring port of `geometry` on `sw`, in the engine's thread or without one. `options` may be NULL. */
+static inline struct client client_open_with(struct vsw_switch *network, struct nmr_geometry geometry,
+					     const struct vsw_ring_options *options)
 {
 	struct client client;
 	int pair[2], fds[3], sent[2];
@@ -55,10 +56,15 @@ static inline struct client client_open(struct vsw_switch *network, struct nmr_g
 	sent[0] = fds[1];
 	sent[1] = fds[0];
 	send_answer(pair[1], 0, sent); /* before the question: it waits in the socket */
-	client.ring = vsw_ring_adopt(pair[0], NULL, NULL);
+	client.ring = vsw_ring_adopt(pair[0], options, NULL);
 	CHECK(client.ring);
 	CHECK(!vsw_port_new(network, vsw_port_ops_find("ring"), fds, 3, &client.port));
 	return client;
+}
+
+static inline struct client client_open(struct vsw_switch *network, struct nmr_geometry geometry)
+{
+	return client_open_with(network, geometry, NULL);
 }
 
 static inline struct client client_new(struct vsw_switch *network)
@@ -72,8 +78,9 @@ static inline void client_close(struct client *client)
 	close(client->kick);
 }
 
-/* Both ends of a pipe. */
-static inline void pipe_open(struct nmr_geometry geometry, struct vsw_ring *ends[2])
+/* Both ends of a pipe. `options` may be NULL. */
+static inline void pipe_open_with(struct nmr_geometry geometry, const struct vsw_ring_options *options,
+				  struct vsw_ring *ends[2])
 {
 	int peers[2], memory;
 
@@ -86,12 +93,17 @@ static inline void pipe_open(struct nmr_geometry geometry, struct vsw_ring *ends
 
 		CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
 		send_answer(pair[1], i, (int[]){ memory, peers[i] });
-		ends[i] = vsw_ring_adopt(pair[0], NULL, NULL);
+		ends[i] = vsw_ring_adopt(pair[0], options, NULL);
 		CHECK(ends[i]);
 		close(pair[1]);
 		close(peers[i]);
 	}
 	close(memory);
+}
+
+static inline void pipe_open(struct nmr_geometry geometry, struct vsw_ring *ends[2])
+{
+	pipe_open_with(geometry, NULL, ends);
 }
 
 #endif
