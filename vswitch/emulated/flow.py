@@ -103,9 +103,8 @@ class Flow:
         if number >= self._first and self._seen[at]:
             self.duplicates += 1
             return
-        if number < self._first:
-            self._forget(number, self._first - number)
-            self._first = number
+        # Below the first one nothing is marked: what shares those places is ahead of the highest number.
+        self._first = min(self._first, number)
         self._seen[at] = 1
         self.unique += 1
         self.reordered += 1

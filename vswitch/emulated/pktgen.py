@@ -48,6 +48,7 @@ class Pktgen(Role):
             self._command_set, "set rate=RATE burst=N count=N duration=TIME", "change how it sends"
         )
         self.commands["report"] = self._meter.report_command
+        self.commands["expect"] = self._meter.expect_command
 
     def ports_attached(self, frame_max: Sequence[int]) -> None:
         """Check that the ring takes the longest frames."""

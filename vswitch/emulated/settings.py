@@ -166,16 +166,12 @@ class EmulatedSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for macs in (self.src, self.dst):
             if macs is not None and is_mac(macs):
                 patterns.macs(macs)
-        check_sizes(patterns.sizes(self.size if self.size is not None else str(patterns.MIN_FRAME)), self)
-
-
-def check_sizes(sizes: list[int], spec: EmulatedSpec, version: int | None = None) -> None:
-    """Raise ValueError when a generator's smallest frames have no room for its probe."""
-    version = version or spec.version
-    room = probe.room(tagged=spec.vlan is not None, version=version)
-    if min(sizes) < room:
-        parts = ["Ethernet", *(["a VLAN tag"] if spec.vlan else []), *([f"IPv{version}", "UDP"] if version else [])]
-        raise ValueError(
-            f"size {min(sizes)} is too small: {', '.join(parts)} and the {probe.SIZE} bytes that measure need {room}; "
-            f"write size: {max(room, 64)}"
-        )
+        smallest = min(patterns.sizes(self.size if self.size is not None else str(patterns.MIN_FRAME)))
+        version = self.version
+        room = probe.room(tagged=self.vlan is not None, version=version)
+        if smallest < room:
+            parts = ["Ethernet", *(["a VLAN tag"] if self.vlan else []), *([f"IPv{version}", "UDP"] if version else [])]
+            raise ValueError(
+                f"size {smallest} is too small: {', '.join(parts)} and the {probe.SIZE} bytes that measure need {room}"
+                f"; write size: {max(room, 64)}"
+            )

@@ -10,7 +10,7 @@ import msgspec
 
 from ..model.lab import Endpoint, Interface, Lab, Node
 from . import patterns
-from .settings import EmulatedSpec, check_sizes, is_address, is_mac
+from .settings import EmulatedSpec, is_address, is_mac
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
 DEFAULT_DST_PORT, DEFAULT_SRC_PORT = "9", "49152"  # discard (RFC 863), and the first that is nobody's (RFC 6335)
@@ -45,8 +45,7 @@ class _Targets:
     def resolve(self) -> EmulatedSpec:
         spec = self._spec
         src_ip, dst_ip = self._addresses()
-        if dst_ip is not None:
-            check_sizes(patterns.sizes(spec.size or str(patterns.MIN_FRAME)), spec, _version(dst_ip))
+        # This checks anew what depends on the IP version, which names did not tell.
         return msgspec.structs.replace(
             spec,
             dst=self._dst(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,13 +41,14 @@ def talk(run: Run, work: Callable[[AgentChannel], Awaitable[None]]) -> None:
     async def both() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            pump = asyncio.ensure_future(_pump(Control(run), theirs))
+            pump = asyncio.ensure_future(_pump(Control(run), theirs))  # may still be answering when the other side goes
             channel = AgentChannel()
             await channel.open(ours)
             await channel.wait_hello()
             await work(channel)
             await channel.close()
-            await pump
+            with contextlib.suppress(ConnectionError):
+                await pump
 
     asyncio.run(asyncio.wait_for(both(), 20))
 
@@ -152,6 +154,19 @@ def test_output_nobody_takes_ends_the_command_instead_of_filling_memory() -> Non
         replies[0].out("x" * 1000)
     assert cancelled == [True]
     assert len(control.output) <= WINDOW_OUT + 100_000
+
+
+def test_input_to_a_command_that_goes_on_is_taken_and_thrown_away() -> None:
+    async def work(channel: AgentChannel) -> None:
+        session = await channel.exec(ExecRequest(argv=("x",)))
+        await session.write(b"x" * 300_000)
+
+    talk(lambda argv, reply: None, work)
+
+
+def test_frame_of_an_absurd_length_is_refused_at_once() -> None:
+    with pytest.raises(ControlError, match="65537 bytes"):
+        Control(lambda argv, reply: None).received(struct.pack("<IIB", 65537, 1, 2))
 
 
 @given(st.binary(max_size=60))

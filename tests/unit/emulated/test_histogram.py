@@ -24,6 +24,10 @@ def test_percentile_is_within_the_stated_error_of_the_true_one(values: list[int]
     assert (histogram.smallest, histogram.largest) == (min(values), max(values))
 
 
+def test_stated_error_is_the_documented_one() -> None:
+    assert RELATIVE_ERROR < 0.008
+
+
 def test_summary_is_in_microseconds_and_empty_without_values() -> None:
     histogram = Histogram()
     assert histogram.summary() == {}

@@ -119,6 +119,26 @@ def test_neighbour_solicitation_is_answered_for_every_address(target: str) -> No
     assert checksums_are_right(back)
 
 
+@pytest.mark.parametrize("size", [0, 9])
+def test_solicitation_with_an_option_of_impossible_length_is_dropped(size: int) -> None:
+    question = ETH / IPv6(src="fd00::1", dst="fd00::2", hlim=255) / ICMPv6ND_NS(tgt="fd00::2")
+    role = host()
+    assert answers(role, question / ICMPv6NDOptSrcLLAddr(lladdr=PEER, len=size)) == []
+    assert role.stats()["other_icmp"] == 1
+
+
+def test_link_local_address_is_made_from_the_mac_as_linux_does() -> None:
+    assert str(link_local(bytes.fromhex("5254000a0b0c"))) == "fe80::5054:ff:fe0a:b0c"
+
+
+def test_udp_checksum_that_would_be_nothing_is_sent_as_all_ones() -> None:
+    from ipaddress import ip_address
+
+    ends = (ip_address("10.0.0.1"), ip_address("10.0.0.2"), 1, 2)
+    made = headers.udp(*ends, b"\0\0")
+    assert headers.udp(*ends, made[6:8])[6:8] == b"\xff\xff"
+
+
 def test_solicitation_that_crossed_a_router_is_ignored() -> None:
     question = ETH / IPv6(src="fd00::1", dst="fd00::2", hlim=254) / ICMPv6ND_NS(tgt="fd00::2")
     assert answers(host(), question) == []

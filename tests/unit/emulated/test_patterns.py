@@ -38,7 +38,7 @@ def test_number_range_has_every_number_once(low: int, more: int) -> None:
     ("read", "text", "what"),
     [
         (patterns.macs, "02:00:00:00:00:{00-1ff}", "'02:00:00:00:00:0' (from"),
-        (patterns.macs, "{00-ff}:{00-ff}:{00-ff}:00:00:00", "more than 65536 values"),
+        (patterns.macs, "{00-ff}:{00-ff}:{00-01}:00:00:00", "more than 65536 values"),
         (patterns.macs, "02:00:00:00:00:{05-01}", "ends before it begins"),
         (patterns.addresses, "10.0.0.{250-260}", "'10.0.0.256' (from '10.0.0.{250-260}') is not an IPv4 address"),
         (patterns.addresses, "10.0.0.{a-c}", "not a range of decimal numbers"),

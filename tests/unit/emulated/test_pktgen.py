@@ -45,7 +45,11 @@ def probes(frames: list[bytes]) -> list[probe.Probe]:
     return [probe.unpack(frame, probe.find(frame)) for frame in frames]
 
 
-@given(st.integers(0, 2**41), st.integers(0, 2**57), st.integers(0, probe.MAX_FLOW))
+@given(
+    st.integers(0, 2**40) | st.integers(2**40, 2**41),
+    st.integers(0, 2**56) | st.integers(2**56, 2**57),
+    st.integers(0, probe.MAX_FLOW),
+)
 def test_probe_survives_the_way_there(sequence: int, stamp: int, flow: int) -> None:
     packed = probe.pack(flow, sequence, stamp)
     assert len(packed) == probe.SIZE
@@ -127,6 +131,14 @@ def test_generator_sends_at_its_rate_with_consecutive_numbers_and_true_stamps() 
     assert [one.sequence for one in found] == list(range(991))
     assert {one.flow for one in found} == {3}
     assert found[-1].stamp == SECOND + 99 * SECOND // 100
+
+
+def test_patterns_go_on_where_the_last_batch_ended() -> None:
+    generator = Pktgen(spec(dst="02:00:00:00:00:{00-ff}", rate="1kpps"), flow=0)
+    generator.begin(0)
+    frames = [frame for now in range(0, SECOND, SECOND // 50) for frame in drain(generator, now)]
+    assert [frame[5] for frame in frames] == [number % 256 for number in range(len(frames))]
+    assert len(frames) > 900
 
 
 def test_mix_keeps_its_proportions_and_a_bit_rate_counts_its_bytes() -> None:

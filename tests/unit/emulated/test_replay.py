@@ -187,6 +187,12 @@ def test_time_going_backwards_in_a_capture_holds_nothing_up() -> None:
     assert leaves(role, 50 * MS) == [(0, 0), (0, 1), (10, 2)]
 
 
+def test_next_loop_begins_when_the_latest_frame_has_left() -> None:
+    role, _ = replay(captured(0, 10, 5), loop=2)
+    role.begin(0)
+    assert leaves(role, 50 * MS) == [(0, 0), (10, 1), (10, 2), (10, 0), (20, 1), (20, 2)]
+
+
 @pytest.mark.parametrize(("loop", "times"), [(3, 3), (True, 5), (False, 1)])
 def test_capture_is_looped_as_often_as_asked(loop: bool | int, times: int) -> None:
     role, _ = replay(captured(0, 10), loop=loop)
