@@ -18,7 +18,7 @@ from .mac import mac_mistake
 from .spec import PortSettingsSpec, SwitchSettingsSpec
 from .tree import Path
 from .units import format_duration
-from .vlan import MAX_VLAN, join_vlans, member_vlans, static_entry, vlan_range
+from .vlan import MAX_VLAN, join_ranges, join_vlans, member_vlans, static_entry, vlan_range
 
 MAX_PORTS = 1024
 """Ports of one switch."""
@@ -89,15 +89,9 @@ def changed_settings(settings: SwitchSettings | PortSettings) -> dict[str, Any]:
 
 def _ranges(written: Iterable[str]) -> tuple[str, ...]:
     """Sort and join ranges. Those that are none stay as they are, for `port_mistakes` to find."""
-    wrong: list[str] = []
-    numbers: set[int] = set()
-    for text in written:
-        found = vlan_range(text)
-        if found is None:
-            wrong.append(text)
-        else:
-            numbers.update(found)
-    return (*wrong, *join_vlans(numbers))
+    found = [(text, vlan_range(text)) for text in written]
+    wrong = [text for text, vlans in found if vlans is None]
+    return (*wrong, *join_ranges(vlans for _, vlans in found if vlans is not None))
 
 
 def _static_macs(written: Iterable[str]) -> tuple[str, ...]:
@@ -227,7 +221,7 @@ def _static_mistakes(
         yield ("static_macs",), "is for a port with one peer; this one serves many: which of them has the address?"
         return
     filtering = network.settings.vlan_filtering
-    members = member_vlans(settings)
+    members = member_vlans(settings) if settings.static_macs else set()
     for number, text in enumerate(settings.static_macs):
         path: Path = ("static_macs", number)
         mac, vlan = entry = static_entry(text, settings, filtering=filtering)

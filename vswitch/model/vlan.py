@@ -18,15 +18,20 @@ def vlan_range(text: str) -> range | None:
     return range(low, high + 1) if 1 <= low <= high <= MAX_VLAN else None
 
 
-def join_vlans(numbers: Iterable[int]) -> list[str]:
-    """Write VLANs as few ascending ranges."""
+def join_ranges(ranges: Iterable[range]) -> list[str]:
+    """Write VLANs as few ascending ranges. Costs what there are of `ranges`, not what is in them."""
     found: list[list[int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+    for low, high in sorted((part.start, part.stop - 1) for part in ranges):
+        if found and low <= found[-1][1] + 1:
+            found[-1][1] = max(found[-1][1], high)
         else:
-            found.append([number, number])
+            found.append([low, high])
     return [str(low) if low == high else f"{low}-{high}" for low, high in found]
+
+
+def join_vlans(numbers: Iterable[int]) -> list[str]:
+    """Write single VLANs as few ascending ranges."""
+    return join_ranges(range(number, number + 1) for number in numbers)
 
 
 def untagged_vlan(settings: PortSettings) -> int:

@@ -113,6 +113,22 @@ def test_lists_that_are_compared_with_each_other_are_short(catalogue: Catalogue)
     assert time.monotonic() - begun < 10
 
 
+def test_vlan_ranges_cost_what_is_written_not_what_they_hold(catalogue: Catalogue) -> None:
+    links = [{"endpoints": [f"a:e{port}", "lan0"], "port": {"trunk": ["1-4094"] * 4094}} for port in range(20)]
+    begun = time.process_time()
+    lab = load("lab.yaml", text=lab_text(networks={"lan0": {}}, links=links), env={}, catalogue=catalogue)
+    loaded = time.process_time() - begun
+    assert lab.links[0].settings.trunk == ("1-4094",)
+    flat = [{"endpoints": [f"a:e{port}", "lan0"], "port": {"trunk": ["7"] * 4094}} for port in range(20)]
+    begun = time.process_time()
+    load("lab.yaml", text=lab_text(networks={"lan0": {}}, links=flat), env={}, catalogue=catalogue)
+    assert loaded < 2 * (time.process_time() - begun) + 1
+    (problem,) = problems_of(
+        lab_text(links=[{"endpoints": ["a:e", "lan0"], "port": {"trunk": ["1"] * 4095}}]), catalogue
+    )
+    assert problem.endswith("links[0].port.trunk: expected at most 4094 items, not 4095")
+
+
 MANY = range(3000)
 
 

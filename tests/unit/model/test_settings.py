@@ -15,7 +15,7 @@ from vswitch.model.catalogue import Catalogue
 from vswitch.model.lab import Lab, PortSettings, SwitchSettings
 from vswitch.model.settings import changed_settings, merge_port, merge_switch
 from vswitch.model.spec import PortSettingsSpec, SwitchSettingsSpec
-from vswitch.model.vlan import join_vlans, member_vlans, static_entry, untagged_vlan, vlan_range
+from vswitch.model.vlan import join_ranges, join_vlans, member_vlans, static_entry, untagged_vlan, vlan_range
 
 from .conftest import lab_text, make_catalogue
 
@@ -35,6 +35,14 @@ def test_joined_ranges_hold_the_same_vlans_and_are_as_few_as_can_be(numbers: set
     ranges = [vlan_range(text) or range(0) for text in join_vlans(numbers)]
     assert {number for found in ranges for number in found} == numbers
     assert all(second.start > first.stop for first, second in itertools.pairwise(ranges))
+
+
+@given(st.lists(st.tuples(st.integers(1, 4094), st.integers(1, 4094)).map(sorted), max_size=20))
+def test_joined_ranges_that_overlap_hold_the_same_vlans(pairs: list[list[int]]) -> None:
+    ranges = [range(low, high + 1) for low, high in pairs]
+    joined = [vlan_range(text) or range(0) for text in join_ranges(ranges)]
+    assert {number for found in joined for number in found} == {number for found in ranges for number in found}
+    assert all(second.start > first.stop for first, second in itertools.pairwise(joined))
 
 
 @given(VLANS.filter(bool), st.none() | st.integers(1, 4094))
