@@ -18,6 +18,7 @@ from .messages import (
     MAX_MESSAGE,
     AddNetwork,
     AddOutsidePort,
+    AddPipe,
     AddPort,
     ConfigureNetwork,
     ConfigurePort,
@@ -32,6 +33,7 @@ from .messages import (
     PortStats,
     RemoveFdbEntry,
     RemoveNetwork,
+    RemovePipe,
     RemovePort,
     Reply,
     Request,
@@ -121,6 +123,18 @@ class FabricClient:
     async def configure_port(self, network: str, port: str, settings: PortSettings) -> None:
         """Change a port's settings; those of one that faces outside hold for all its peers, now and later."""
         await self._request(ConfigurePort(network, port, settings))
+
+    async def add_pipe(self, pipe: str, fds: tuple[int, int]) -> None:
+        """Join two ring clients directly; `fds` are the control sockets of both, which are handed over."""
+        try:
+            await self._request(AddPipe(pipe), fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    async def remove_pipe(self, pipe: str) -> None:
+        """Forget what nobody has opened of a pipe."""
+        await self._request(RemovePipe(pipe))
 
     async def listen_rings(self, listener: socket.socket) -> None:
         """Let clients open ring ports by name over `listener`, a listening SOCK_SEQPACKET socket; it is handed over."""

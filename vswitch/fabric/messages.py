@@ -70,6 +70,18 @@ class ConfigurePort(Struct, frozen=True, tag="configure-port"):
     settings: PortSettings
 
 
+class AddPipe(Struct, frozen=True, tag="add-pipe"):
+    """Join the two ring clients at the other ends of the sockets sent along directly, with nothing of ours between."""
+
+    pipe: str
+
+
+class RemovePipe(Struct, frozen=True, tag="remove-pipe"):
+    """Forget a pipe's ends that nobody has opened yet; an open pipe belongs to its clients."""
+
+    pipe: str
+
+
 class ListenRings(Struct, frozen=True, tag="listen-rings"):
     """Let clients open ring ports by name over the listening socket sent along."""
 
@@ -117,6 +129,8 @@ Operation = (
     | AddPort
     | AddOutsidePort
     | ConfigurePort
+    | AddPipe
+    | RemovePipe
     | ListenRings
     | RemovePort
     | GetStats

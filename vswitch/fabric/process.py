@@ -27,6 +27,7 @@ from .messages import (
     ROWS_PER_REPLY,
     AddNetwork,
     AddOutsidePort,
+    AddPipe,
     AddPort,
     ConfigureNetwork,
     ConfigurePort,
@@ -40,6 +41,7 @@ from .messages import (
     PortStats,
     RemoveFdbEntry,
     RemoveNetwork,
+    RemovePipe,
     RemovePort,
     Reply,
     Request,
@@ -95,6 +97,8 @@ class Fabric:
             AddPort: self._add_port,
             AddOutsidePort: self._add_outside_port,
             ConfigurePort: self._configure_port,
+            AddPipe: self._add_pipe,
+            RemovePipe: self._remove_pipe,
             ListenRings: self._listen_rings,
             RemovePort: self._remove_port,
             GetStats: self._get_stats,
@@ -340,6 +344,15 @@ class Fabric:
 
         network.declared[request.port] = request.settings
         network.outside[request.port] = OutsidePort(request.port, request.spec, attach, detach, answer, changed)
+
+    def _add_pipe(self, number: int, request: AddPipe, fds: list[int]) -> None:
+        b, a = socket.socket(fileno=fds.pop()), socket.socket(fileno=fds.pop())
+        self._rings.hand_down_pipe(request.pipe, (a, b))
+        self._send(Reply(number))
+
+    def _remove_pipe(self, number: int, request: RemovePipe, fds: list[int]) -> None:
+        self._rings.remove_pipe(request.pipe)
+        self._send(Reply(number))
 
     def _listen_rings(self, number: int, request: ListenRings, fds: list[int]) -> None:
         self._rings.listen(socket.socket(fileno=fds.pop()))

@@ -77,6 +77,7 @@ class RingPorts:
         self._handed_down: dict[PortName, socket.socket] = {}
         self._open: dict[PortName, socket.socket] = {}
         self._pipes: dict[str, _Pipe] = {}
+        self._pipe_ends: dict[socket.socket, str] = {}
         self._generations = 0
 
     # --- what exists --------------------------------------------------------------------------------------------------
@@ -105,6 +106,21 @@ class RingPorts:
         sock.setblocking(False)
         self._handed_down[name] = sock
         self._loop.add_reader(sock.fileno(), self._asked_below, name)
+
+    def hand_down_pipe(self, name: str, ends: tuple[socket.socket, socket.socket]) -> None:
+        """Have a pipe wait for the clients at the other ends of two sockets, which are ours from now on."""
+        for sock, end in zip(ends, "{}", strict=True):
+            sock.setblocking(False)
+            self._pipe_ends[sock] = name
+            self._loop.add_reader(sock.fileno(), self._asked_for_pipe, sock, end)
+
+    def remove_pipe(self, name: str) -> None:
+        """Forget what is still waited for of a pipe that was handed down."""
+        for sock in [sock for sock, pipe in self._pipe_ends.items() if pipe == name]:
+            del self._pipe_ends[sock]
+            self._drop(sock)
+        if name in self._pipes:
+            self._forget_pipe(name)
 
     def remove(self, network: str, port: str) -> bool:
         """Forget a port, open or waiting; its client is hung up on. Return whether there was one."""
@@ -140,8 +156,8 @@ class RingPorts:
             self._forget_asking(sock)
         for name in list({*self._declared, *self._handed_down, *self._open}):
             self.remove(*name)
-        for pipe in list(self._pipes):
-            self._forget_pipe(pipe)
+        for pipe in {*self._pipes, *self._pipe_ends.values()}:
+            self.remove_pipe(pipe)
 
     # --- sockets ------------------------------------------------------------------------------------------------------
 
@@ -239,6 +255,17 @@ class RingPorts:
         self._detach(*name)
 
     # --- pipes --------------------------------------------------------------------------------------------------------
+
+    def _asked_for_pipe(self, sock: socket.socket, end: str) -> None:
+        request = _receive(sock)
+        name = self._pipe_ends.pop(sock)
+        try:
+            if request is not None:
+                self._open_pipe(sock, request, name, end)
+        except (FabricError, ValueError, OSError) as error:
+            _refuse(sock, _reason(error))
+        finally:
+            self._drop(sock)
 
     def _open_pipe(self, sock: socket.socket, request: Request, name: str, end: str) -> None:
         """Give out one end of a pipe: memory, and a socket to the other end. Afterwards it is none of our business."""
