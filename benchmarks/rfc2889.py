@@ -195,7 +195,7 @@ def congestion_control(tester: Tester) -> Iterator[Result]:
 
     Head of line blocking: the uncongested port 2 gets less than was meant for it, because frames for port 3 are in the
     way. Back pressure: senders are held up, and nothing is lost at port 3. A port's `overflow` decides: with `drop`
-    there is to be neither, `pause` (the default) is back pressure, which holds up what its senders have for others, too.
+    there is to be neither; `pause` (the default) is back pressure, which also holds up what senders have for others.
     """
     for overflow in ("drop", "pause"):
         trials = []
