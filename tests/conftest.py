@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("vswitch", deadline=None)  # how long an example takes says more of the machine than of us
+settings.load_profile("vswitch")
 
 
 def _why_no_root() -> str | None:

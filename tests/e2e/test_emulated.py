@@ -284,3 +284,18 @@ def test_stopped_process_does_not_hold_up_taking_the_lab_down(lab_command: LabCo
     os.kill(ps(lab_command)["sink"]["pid"], signal.SIGSTOP)
     lab_command.ok("down", timeout=15)
     assert lab_command.left() == []
+
+
+def test_two_nodes_share_a_pipe(lab_command: LabCommand, lab_file: LabFile) -> None:
+    lab_file(
+        "name: piped\nnodes:\n"
+        "  gen: {kind: emulated, role: pktgen, dst: sink, rate: 10kpps, count: 5000, depends_on: [sink]}\n"
+        "  sink: {kind: emulated, role: sink}\n"
+        "links: [{endpoints: [gen:eth0, sink:eth0], pipe: true}]\n"
+    )
+    before = Leftovers.of(lab_command.runtime)
+    lab_command.ok("up", "-q")
+    until(lab_command, "sink", "expect", "received=5000", "lost=0", "reordered=0")
+    assert json.loads(lab_command.ok("stats", "-f", "json")) == []  # the fabric has no part in it
+    lab_command.ok("down")
+    assert Leftovers.of(lab_command.runtime) == before

@@ -165,6 +165,9 @@ class Executor:
             b = self.machines[link.b.target].driver
             await a.join_socket(self._interface(link.a), pair[0])
             await b.join_socket(self._interface(link.b), pair[1])
+        elif link.pipe:
+            ends = [await self.machines[end.target].driver.open_port(self._interface(end)) for end in (link.a, link.b)]
+            await self._fabric.add_pipe(link.name, (ends[0].fd, ends[1].fd))
         elif link.point_to_point:
             await self._fabric.add_network(link.name, "hub", SwitchSettings(ageing=0, fdb_limit=1))
             for end in (link.a, link.b):
@@ -185,7 +188,10 @@ class Executor:
 
     async def _remove_link(self, action: plan.RemoveLink) -> None:
         link = action.link
-        if link.point_to_point:
+        if link.pipe:
+            with contextlib.suppress(LabError):
+                await self._fabric.remove_pipe(link.name)
+        elif link.point_to_point:
             # Joined sockets ended with their nodes; otherwise a hub of the fabric's stood between.
             with contextlib.suppress(LabError):
                 await self._fabric.remove_network(link.name)

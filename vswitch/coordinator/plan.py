@@ -83,7 +83,7 @@ class AddLink(Action, frozen=True):
     link: Link
 
     def __str__(self) -> str:
-        return f"add link {self.link.a} - {self.link.b}"
+        return f"add link {self.link.a} - {self.link.b}" + (" (pipe)" if self.link.pipe else "")
 
 
 class StartNode(Action, frozen=True):

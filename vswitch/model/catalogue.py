@@ -28,12 +28,14 @@ class ChecksLab(Protocol):
 class Catalogue(NamedTuple):
     """Settings structs by the name of their driver, and of their port type.
 
-    `stream_drivers` are the drivers of which any two nodes can be joined by one socket, without the fabric.
+    `stream_drivers` are the drivers of which any two nodes can be joined by one socket, `ring_drivers` those by a pipe,
+    without the fabric.
     """
 
     drivers: dict[str, type[Struct]]
     port_types: dict[str, type[PortSpec]]
     stream_drivers: frozenset[str] = frozenset()
+    ring_drivers: frozenset[str] = frozenset()
 
     def fields(self, driver: str) -> dict[str, mi.Field]:
         """The settings of one driver, by key."""
@@ -83,4 +85,5 @@ def installed() -> Catalogue:
     drivers = load_drivers()
     specs = {name: driver.Spec for name, driver in drivers.items()}
     streams = frozenset(name for name, driver in drivers.items() if driver.takes_stream)
-    return Catalogue(specs, load_port_types(), streams)
+    rings = frozenset(name for name, driver in drivers.items() if driver.opens_rings)
+    return Catalogue(specs, load_port_types(), streams, rings)

@@ -127,12 +127,14 @@ class Endpoint(Struct, frozen=True):
 class Link(Struct, frozen=True):
     """Joins a node interface to a network, or two interfaces point to point. `a` is always an interface.
 
-    `settings` are those of the network's port, which is called like the interface ("vm1:eth0").
+    `settings` are those of the network's port, which is called like the interface ("vm1:eth0"). The ends of a `pipe`
+    share memory, with nothing between.
     """
 
     a: Endpoint
     b: Endpoint
     settings: PortSettings = PortSettings()
+    pipe: bool = False
 
     @property
     def name(self) -> str:

@@ -27,11 +27,12 @@ class WrittenLink(NamedTuple):
     path: Path
     subnet: str | list[str] | None = None
     port: PortSettingsSpec | None = None
+    pipe: bool = False
 
     @property
     def link(self) -> Link:
         """The link itself, its port's settings left open."""
-        return Link(self.ends[0].endpoint, self.ends[1].endpoint)
+        return Link(self.ends[0].endpoint, self.ends[1].endpoint, pipe=self.pipe)
 
 
 def read_links(
@@ -58,10 +59,12 @@ class _Reader:
         """Read one link."""
         if isinstance(spec, LinkSpec):
             written, subnet, port, ends_path = spec.endpoints, spec.subnet, spec.port, (*path, "endpoints")
+            pipe = spec.pipe
             if spec.impair is not None:
                 self._problems.error((*path, "impair"), "impairments are not there yet", key=True)
         else:
             written, subnet, port, ends_path = spec, None, None, path
+            pipe = False
         ends = [self._end((*ends_path, index), end) for index, end in enumerate(written)]
         first, second = ends
         if first is None or second is None:
@@ -81,8 +84,10 @@ class _Reader:
         if port is not None and second.endpoint.interface is not None:
             message = "is for a link to a switch: between two interfaces there is none"
             self._problems.error((*path, "port"), message, key=True)
+        if pipe and second.endpoint.interface is None:
+            self._problems.error((*path, "pipe"), "is for a link of two interfaces: a pipe has no switch", key=True)
         taken = [self._take(end) for end in (first, second)]
-        return WrittenLink((first, second), path, subnet, port) if all(taken) else None
+        return WrittenLink((first, second), path, subnet, port, pipe) if all(taken) else None
 
     def _take(self, end: End) -> bool:
         """Note that an interface is linked; False if it was already."""

@@ -94,6 +94,8 @@ def plain_reserved(policies: AnyMapping[ReservedGroup, ReservedPolicy]) -> str |
 def _link(link: Link) -> Any:
     ends = [str(link.a), str(link.b)]
     settings = _port(link.settings)
+    if link.pipe:
+        return {"endpoints": ends, "pipe": True}
     return {"endpoints": ends, "port": settings} if settings else ends
 
 

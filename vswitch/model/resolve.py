@@ -95,6 +95,7 @@ class _Resolver:
             network: self._network(network, spec, on_network[network]) for network, spec in self._file.networks.items()
         }
         checks = {check: self._check(check, spec) for check, spec in self._file.checks.items()}
+        self._check_pipes(links, inherited)
         written = tuple(self._link(link, on_network) for link in links)
         self._check_number_of_switches(written, inherited)
         self._warn(written)
@@ -298,6 +299,17 @@ class _Resolver:
                 ports[other.target][str(interface)] = _Port(settings, path)
         return ports
 
+    def _check_pipes(self, links: list[WrittenLink], inherited: AnyMapping[str, Inherited]) -> None:
+        """A pipe is memory that its two ends share: both are processes of ours, or it cannot be."""
+        for link in links:
+            for end in link.ends if link.pipe else ():
+                node = end.endpoint.target
+                driver = inherited[node].driver if node in inherited else None
+                if driver is not None and driver not in self._catalogue.ring_drivers:
+                    known = " and ".join(sorted(self._catalogue.ring_drivers))
+                    message = f"joins {known} nodes only, and {node} has driver {driver}; leave 'pipe' out"
+                    self._problems.error((*link.path, "pipe"), message, key=True)
+
     def _link(self, written: WrittenLink, on_network: AnyMapping[str, AnyMapping[str, _Port]]) -> Link:
         link = written.link
         if link.point_to_point:
@@ -341,10 +353,12 @@ class _Resolver:
             self._problems.error(path, f"has {len(ports)} ports; {MAX_PORTS} is the most", key=True)
 
     def _check_number_of_switches(self, links: tuple[Link, ...], inherited: AnyMapping[str, Inherited]) -> None:
-        """Bound what the fabric has to hold. A link whose two ends take one socket needs nothing of it."""
+        """Bound what the fabric has to hold. A link whose two ends take one socket, and a pipe, need nothing of it."""
         direct = {node for node, settings in inherited.items() if settings.driver in self._catalogue.stream_drivers}
         networks = sum(network.type != "mcast" for network in self._file.networks.values())
-        between = sum(link.point_to_point and not {link.a.target, link.b.target} <= direct for link in links)
+        between = sum(
+            link.point_to_point and not link.pipe and not {link.a.target, link.b.target} <= direct for link in links
+        )
         if networks + between > MAX_SWITCHES:
             what = f"{networks} switches and hubs, and {between} links between two interfaces, which take one each"
             self._problems.error((), f"needs too many switches: {what}; {MAX_SWITCHES} is the most")

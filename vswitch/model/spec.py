@@ -190,11 +190,15 @@ Endpoints = Annotated[
 
 
 class LinkSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A link in its long form. `subnet` is for a link of two interfaces, `port` for one to a switch: its side."""
+    """A link in its long form. `subnet` is for a link of two interfaces, `port` for one to a switch: its side.
+
+    `pipe` joins two emulated nodes by memory they share, with nothing between.
+    """
 
     endpoints: Endpoints
     subnet: str | Subnets | None = None
     port: PortSettingsSpec | None = None
+    pipe: bool = False
     impair: ImpairSpec | None = None
 
 

@@ -127,6 +127,8 @@ class Driver(ABC):
     """Settings the lab file may give this driver, every field with a default; `forbid_unknown_fields=True`."""
     takes_stream: ClassVar[bool] = False
     """May be given a connected stream socket in QEMU's framing for an interface (`join_socket`)."""
+    opens_rings: ClassVar[bool] = False
+    """Its `FabricEnd`s are control sockets of rings, so two such nodes can be joined by a pipe."""
     takes_bus: ClassVar[bool] = False
     """May sit on a multicast bus by itself (`join_bus`)."""
 

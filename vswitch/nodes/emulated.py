@@ -35,6 +35,7 @@ class EmulatedDriver(Driver):
 
     name: ClassVar[str] = "emulated"
     Spec: ClassVar[type[Struct]] = EmulatedSpec
+    opens_rings: ClassVar[bool] = True
 
     def __init__(self, node: Node, context: NodeContext) -> None:
         super().__init__(node, context)

@@ -38,7 +38,7 @@ class HostSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def make_catalogue() -> Catalogue:
     """Drivers `machine` and `host`, and the real port types."""
-    return Catalogue({"machine": MachineSpec, "host": HostSpec}, load_port_types())
+    return Catalogue({"machine": MachineSpec, "host": HostSpec}, load_port_types(), ring_drivers=frozenset({"machine"}))
 
 
 @pytest.fixture(scope="session")

@@ -189,6 +189,8 @@ def lab_files(draw: st.DrawFn) -> dict[str, Any]:
                 contents["links"].append(ends)
         contents["checks"][f"check-{name}"] = {"node": name, "run": draw(_STRINGS), "within": draw(_DURATIONS)}
     contents["links"].append([f"{nodes[0]}:p", f"{nodes[0]}:q"])
+    if contents["nodes"][nodes[0]]["kind"] == "machine":
+        contents["links"].append({"endpoints": [f"{nodes[0]}:r", f"{nodes[0]}:s"], "pipe": True})
     return contents
 
 
