@@ -17,11 +17,14 @@ N_PORTS = 6
 DOT1Q, DOT1AD = 0x8100, 0x88A8
 PRIORITY = 0  # the VLAN id of a tag that says only a priority
 STATIONS = tuple(f"02000000010{i}" for i in range(8))
+CROWD = tuple(f"0200000002{i:02x}" for i in range(256))
 BROADCAST = "ffffffffffff"
 GROUPS = ("01005e000005", "333300000001")
 RESERVED = "0180c200000"  # and the last four bits
+NEVER_FORWARDED = (1, 2)  # by Linux, of the reserved groups
+MAY_FORWARD = 0xFFF8  # those that it is told about, as bits
 UNHEARD = "020000000fff"
-"""An address that never sends."""
+"""An address that never sends, but to see who is known."""
 VLANS = (1, 10, 20, 4094)
 FOREIGN_VLAN = 99  # no port is ever in it
 
@@ -218,11 +221,16 @@ def effective(script: Script, *, pins_outlive_links: bool) -> Iterator[tuple[Sta
 
 
 class Inventor:
-    """Makes scripts up. Stations have a port they are mostly on, and move, so most unicasts find somebody."""
+    """Makes scripts up. Stations have a port they are mostly on, and move, so most unicasts find somebody.
+
+    Of the switches without VLANs every other one has no setting that needs a look at each frame: then ours takes a
+    shorter way.
+    """
 
     def __init__(self, seed: int, *, filtering: bool, protocol: int = DOT1Q, n_steps: int = 80) -> None:
         self._random = random.Random(seed)
         self._filtering = filtering
+        self._simple = not filtering and seed % 2 == 0
         self._protocol = protocol
         self._n_steps = n_steps
         self._homes = [self._random.randrange(N_PORTS) for _ in STATIONS]
@@ -231,7 +239,6 @@ class Inventor:
 
     def script(self) -> Script:
         """Invent one."""
-        forwarded = forced_forwards(self._filtering, self._protocol) | self._random.getrandbits(16) & 0xFFF8
         steps: list[Step] = []
         for port in range(N_PORTS):
             if self._filtering or self._chance(0.3):
@@ -243,27 +250,36 @@ class Inventor:
             self._unpin,
             self._flush,
             self._link,
+            self._probe,
+            self._crowd,
         ]
-        for make in self._random.choices(makers, weights=(80, 8, 3, 4, 2, 4), k=self._n_steps):
+        for make in self._random.choices(makers, weights=(80, 8, 4, 3, 2, 4, 5, 1), k=self._n_steps):
             step = make()
             steps.append(step)
             if isinstance(step, Link) and not step.up and self._chance(0.6):
                 steps += [self._send(), Link(step.port, True)]
             if self._chance(0.05):
                 self._homes[self._random.randrange(len(STATIONS))] = self._port()
-        return Script(self._filtering, self._protocol, forwarded, 300.0, tuple(steps))
+        return self._made(300.0, steps)
+
+    def _made(self, ageing: float, steps: list[Step]) -> Script:
+        forwarded = forced_forwards(self._filtering, self._protocol) | self._random.getrandbits(16) & MAY_FORWARD
+        if self._simple:
+            forwarded = 0xFFFF  # and no frame is sent to those that Linux would not
+        return Script(self._filtering, self._protocol, forwarded, ageing, tuple(steps))
 
     def ageing_script(self) -> Script:
-        """Invent one that waits now and then: what was heard before two waits in a row has aged, before one it has not."""
+        """Invent one that waits: what has not been heard for two waits has aged, for one wait it has not."""
         ageing, wait = 1.0, 0.6  # s
         steps: list[Step] = []
-        for _ in range(3):
-            steps += [self._send() for _ in range(8)]
+        for _ in range(4):
+            for address, home in zip(STATIONS, self._homes, strict=True):
+                if self._chance(0.4):
+                    steps.append(Send(home, (Frame(self._destination(), address),)))
             steps.append(Wait(round(wait * 1000)))
-        steps += [self._send() for _ in range(8)]
-        return Script(
-            self._filtering, self._protocol, forced_forwards(self._filtering, self._protocol), ageing, tuple(steps)
-        )
+            port = self._port()
+            steps += [Send(port, (Frame(address, UNHEARD),)) for address in STATIONS]
+        return self._made(ageing, steps)
 
     def _port(self) -> int:
         return self._random.randrange(N_PORTS)
@@ -285,22 +301,22 @@ class Inventor:
             elif kind != "none":
                 members = tuple(sorted(self._random.sample(VLANS, self._random.randint(1, len(VLANS)))))
                 pvid = self._random.choice(members) if kind == "hybrid" else 0
-        return Settings(
-            members,
-            pvid,
-            isolated=self._chance(0.25),
-            learning=self._chance(0.85),
+        settings = Settings(
+            members, pvid, isolated=self._chance(0.25), learning=self._chance(0.85), hairpin=self._chance(0.2)
+        )
+        if self._simple:
+            return settings
+        return settings._replace(
             unknown_flood=self._chance(0.85),
             broadcast_flood=self._chance(0.85),
             multicast_flood=self._chance(0.85),
-            hairpin=self._chance(0.2),
         )
 
     def _address(self) -> str:
         return self._random.choice(STATIONS)
 
     def _destination(self) -> str:
-        kind = self._random.choices(("station", "broadcast", "group", "reserved", "unheard"), (70, 10, 8, 8, 4))[0]
+        kind = self._random.choices(("station", "broadcast", "group", "reserved", "crowd"), (70, 10, 8, 8, 4))[0]
         match kind:
             case "station":
                 return self._address()
@@ -309,8 +325,9 @@ class Inventor:
             case "group":
                 return self._random.choice(GROUPS)
             case "reserved":
-                return f"{RESERVED}{self._random.choice((0, 1, 2, 3, 14, self._random.randrange(16))):x}"
-        return UNHEARD
+                number = self._random.choice((0, 1, 2, 3, 14, self._random.randrange(16)))
+                return f"{RESERVED}{14 if self._simple and number in NEVER_FORWARDED else number:x}"
+        return self._random.choice((UNHEARD, *CROWD))
 
     def _tag(self, port: int) -> tuple[int, int]:
         other = DOT1AD if self._protocol == DOT1Q else DOT1Q
@@ -354,6 +371,20 @@ class Inventor:
             return self._pin()
         return Unpin(*self._pins.pop(self._random.randrange(len(self._pins))))
 
+    def _probe(self) -> Step:
+        """A frame for a static entry, from a port in its VLAN; the entry's own may have left it."""
+        if not self._pins:
+            return self._pin()
+        pin = self._random.choice(self._pins)
+        ports = [port for port, vlans in enumerate(self._vlans) if pin.vlan in vlans or not self._filtering]
+        tags = ((self._protocol, pin.vlan),) if self._filtering else ()
+        frame = Frame(pin.address, self._address(), tags)
+        return Send(self._random.choice(ports or [pin.port]), (frame,))
+
+    def _crowd(self) -> Send:
+        """Many stations at once, so that tables grow."""
+        return Send(self._port(), tuple(Frame(UNHEARD, source) for source in self._random.sample(CROWD, 30)))
+
     def _flush(self) -> Flush:
         return Flush(self._port())
 
@@ -373,24 +404,26 @@ def forced_forwards(filtering: bool, protocol: int) -> int:
 
 def shrink(script: Script, fails: Callable[[Script], bool]) -> Script:
     """Return a smaller script that fails, too: without any step, or frame of a burst, that can be left out."""
+    steps = list(script.steps)
 
-    def cut(steps: list[Step]) -> list[Step]:
-        size = max(1, len(steps) // 2)
-        while size:
-            at = 0
-            while at < len(steps):
-                shorter = steps[:at] + steps[at + size :]
-                if fails(script._replace(steps=tuple(shorter))):
-                    steps = shorter
-                else:
-                    at += size
-            size //= 2
-        return steps
+    def fail(shorter: list[Step]) -> bool:
+        return fails(script._replace(steps=tuple(shorter)))
 
-    steps = cut(list(script.steps))
-    apart: list[Step] = []
-    for step in steps:
-        apart += [Send(step.port, (frame,)) for frame in step.frames] if isinstance(step, Send) else [step]
-    if len(apart) > len(steps) and fails(script._replace(steps=tuple(apart))):
-        steps = cut(apart)
+    size = len(steps) + 1
+    while size := size // 2:
+        at = 0
+        while at < len(steps):
+            shorter = steps[:at] + steps[at + size :]
+            if fail(shorter):
+                steps = shorter
+            else:
+                at += size
+    for at, step in enumerate(steps):
+        if not isinstance(step, Send):
+            continue
+        kept = step
+        for frame in step.frames:
+            less = kept._replace(frames=tuple(other for other in kept.frames if other is not frame))
+            if less.frames and fail([*steps[:at], less, *steps[at + 1 :]]):
+                steps[at] = kept = less
     return script._replace(steps=tuple(steps))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from .bridge_oracle import (
+    MAY_FORWARD,
     N_PORTS,
     Configure,
     Flush,
@@ -148,7 +149,7 @@ def _setup(script: Script) -> Iterator[Command]:
         _u32(_BR_AGEING, round(script.ageing * 100)),
         _u32(_BR_STP, 0),
         _u8(_BR_SNOOPING, 0),
-        _attribute(_BR_FORWARDED, struct.pack("=H", script.forwarded & 0xFFF8)),
+        _attribute(_BR_FORWARDED, struct.pack("=H", script.forwarded & MAY_FORWARD)),
         _attribute(_BR_BOOLEANS, struct.pack("=II", _NO_LINK_LOCAL_LEARN, _NO_LINK_LOCAL_LEARN)),
     ]
     if script.filtering:
@@ -196,7 +197,12 @@ def _commands(state: State, step: Step) -> Iterator[Command]:
         case Pin():
             yield _netlink(_neighbour(_NEWNEIGH, _CREATE | _REPLACE, step))
         case Unpin():
+            left = state.script.filtering and step.vlan not in state.settings[step.port].members
+            if left:  # then Linux does not let go of the entry
+                yield _netlink(_vlan(_SETLINK, step.port, step.vlan, 0))
             yield _netlink(_neighbour(_DELNEIGH, 0, step))
+            if left:
+                yield _netlink(_vlan(_DELLINK, step.port, step.vlan, 0))
         case Flush():
             yield _netlink(_set_port(step.port, _attribute(_PORT_FLUSH, b"")))
         case Link():
