@@ -7,7 +7,7 @@
 
 #define SECOND 1000000000ULL
 
-enum { PORTS = 6 };
+enum { PORTS = 7 };
 
 static struct port ports[PORTS];
 static struct fdb fdb;
@@ -82,6 +82,24 @@ static void ages_every_port_at_once(void)
 	CHECK(fdb.used == 600 / 7 + 1);
 	for (uint64_t key = 0; key < 600; key++)
 		CHECK(!!look_up(key, 300 * SECOND) == !(key % 7));
+	vsw_fdb_free(&fdb);
+}
+
+/* Also those whose rank another one takes meanwhile: here the fourth port goes, and the seventh displaces the second. */
+static void ages_every_port_whatever_its_rank(void)
+{
+	static const unsigned n[PORTS] = { 100, 10, 90, 5, 5, 80, 80 };
+
+	start(1000);
+	for (unsigned i = 0; i < PORTS; i++)
+		for (uint64_t key = 0; key < n[i]; key++)
+			learn(1000 * i + key, &ports[i], 0);
+	for (unsigned i = 0; i < PORTS; i++)
+		for (uint64_t key = i == 1; key < n[i] && i != 3; key++)
+			learn(1000 * i + key, &ports[i], 200 * SECOND);
+	vsw_fdb_age(&fdb, 300 * SECOND);
+	CHECK(!ports[3].addresses.dynamic.n && ports[1].addresses.dynamic.n == 9);
+	CHECK(fdb.used == 100 + 9 + 90 + 5 + 80 + 80);
 	vsw_fdb_free(&fdb);
 }
 
@@ -403,6 +421,7 @@ int main(void)
 	RUN(an_address_of_another_vlan_is_another_one);
 	RUN(forgets_after_the_ageing_time);
 	RUN(ages_every_port_at_once);
+	RUN(ages_every_port_whatever_its_rank);
 	RUN(when_full_a_flooding_port_displaces_its_own);
 	RUN(when_full_the_port_with_the_most_gives_way);
 	RUN(many_flooding_ports_share_the_table);

@@ -103,9 +103,9 @@ static void counts_a_frame_begun_elsewhere_when_its_end_is_sent(void)
 	vsw_outqueue_consume(&queue, 101, &sent);
 	CHECK(sent.frames == 0);
 	vsw_outqueue_consume(&queue, 1, &sent);
-	CHECK(sent.frames == 1 && sent.bytes == 100);
+	CHECK(sent.frames == 1 && sent.bytes == 100 && sent.multicast_frames == 1);
 	vsw_outqueue_consume(&queue, 104, &sent);
-	CHECK(sent.frames == 2 && sent.bytes == 200 && !queue.frames);
+	CHECK(sent.frames == 2 && sent.bytes == 200 && sent.multicast_bytes == 200 && !queue.frames);
 	vsw_outqueue_free(&queue);
 }
 

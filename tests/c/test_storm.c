@@ -60,6 +60,8 @@ static void a_long_silence_overflows_nothing(void)
 	vsw_storm_start(&storm, UINT32_MAX, 0);
 	CHECK(admitted(&storm, UINT32_MAX, UINT64_MAX, 10) == 10);
 	CHECK(storm.credit <= UINT32_MAX / 10 * STORM_FRAME);
+	vsw_storm_start(&storm, 2, 0);
+	CHECK(admitted(&storm, 2, 0, 5) == 1 && admitted(&storm, 2, 1ULL << 63, 5) == 1);
 }
 
 int main(void)

@@ -263,30 +263,30 @@ static void deliver_chains(struct batch *batch)
 {
 	struct port *in = batch->in;
 	struct vsw_switch *sw = in->sw;
+	uint16_t flood = batch->flood_first;
 	struct frame list[FRAME_BATCH];
+	bool anywhere = false;
 
-	if (batch->flood_first != CHAIN_END) {
-		bool anywhere = false;
+	for (uint32_t i = 0; flood != CHAIN_END && i < sw->n_ports; i++) {
+		struct port *to = sw->ports[i];
 
-		for (uint32_t i = 0; i < sw->n_ports; i++) {
-			struct port *to = sw->ports[i];
-
-			if (to == in || to->state != PORT_UP || to->chain_first != CHAIN_END)
-				continue;
-			anywhere = true;
-			vsw_deliver(to, list, merge(batch, CHAIN_END, batch->flood_first, list));
-		}
-		if (!anywhere && !batch->n_ports)
-			in->drops[DROP_NOWHERE] += chain_length(batch, batch->flood_first);
+		if (to == in || to->state != PORT_UP || to->chain_first != CHAIN_END)
+			continue;
+		anywhere = true;
+		vsw_deliver(to, list, merge(batch, CHAIN_END, flood, list));
 	}
 	for (unsigned i = 0; i < batch->n_ports; i++) {
 		struct port *to = batch->ports[i];
-		unsigned n = merge(batch, to->chain_first, batch->flood_first, list);
+		bool up = to->state == PORT_UP; /* one that is not may have lasting addresses */
+		unsigned n = merge(batch, to->chain_first, up ? flood : CHAIN_END, list);
 
+		anywhere |= up;
 		to->chain_first = CHAIN_END;
 		vsw_deliver(to, list, n);
 		vsw_pause_if_congested(in, to);
 	}
+	if (!anywhere)
+		in->drops[DROP_NOWHERE] += chain_length(batch, flood);
 }
 
 /* Learn where frame `i` and the `run` - 1 after it, between the same two addresses, came from. Return where they go: a
