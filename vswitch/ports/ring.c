@@ -34,7 +34,8 @@ enum { FD_KICK, FD_MEMORY, FD_SOCKET, N_FDS };
 _Static_assert((HEADS_SIZE) + (JOIN_STRIDE) <= ENGINE_SCRATCH, "no room for a frame of several slots");
 _Static_assert((FRAME_HEAD) <= (NMR_MIN_BUF), "a head may be read from any buffer");
 
-#define ROUND_FLAG (1U << 8) /* netmap's count of slots of a received frame, in the upper half of the flags */
+#define PREFETCH_AHEAD 8         /* slots */
+#define ROUND_FLAG     (1U << 8) /* netmap's count of slots of a received frame, in the upper half of the flags */
 
 /* What the client sends. It owns [cur, head) until we have taken them; all other slots are free for it at once. */
 struct tx {
@@ -373,6 +374,16 @@ static inline uint8_t *buffer_at(struct port *port, const struct rx *rx, uint32_
 	return NULL;
 }
 
+/* Fetch a buffer that is filled soon. The client may have put anything there: it is checked again when its turn comes. */
+static inline void prefetch_ahead(const struct ring *ring, const struct rx *rx)
+{
+	uint32_t at = nmr_advance(rx->tail, PREFETCH_AHEAD, ring->n_slots);
+	uint32_t index = nmr_word_buf(nmr_read_slot(&rx->slots[at]));
+
+	if (index < ring->n_bufs)
+		__builtin_prefetch(nmr_buf(&ring->area, index), 1);
+}
+
 /* Put bytes of a frame into slots from `rx->tail` on: `parts` of them, all free. Return false when the port has ended. */
 static bool put_long(struct port *port, struct rx *rx, const struct frame *frame, uint32_t parts)
 {
@@ -447,6 +458,7 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 		to = buffer_at(port, rx, rx->tail, &index);
 		if (!to)
 			return 0;
+		prefetch_ahead(ring, rx);
 		copy_frame(to, &frames[i]);
 		nmr_write_slot(&rx->slots[rx->tail], nmr_slot_word(index, (uint16_t)len, ROUND_FLAG));
 		rx->tail = nmr_next(rx->tail, ring->n_slots);
