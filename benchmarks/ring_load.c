@@ -63,6 +63,12 @@ static void fail(const char *what)
 	exit(1);
 }
 
+/* The other side has gone: so end receivers before senders, too. Whoever waits for a figure misses it, and says so. */
+static void gone(void)
+{
+	exit(1);
+}
+
 static uint64_t now_ns(void)
 {
 	struct timespec time;
@@ -156,7 +162,7 @@ static void wait_for_any(struct ports *ports, int which)
 
 	if (ports->n == 1) {
 		if (vsw_ring_wait(ports->rings[0], which, -1) < 0)
-			fail("the fabric has gone");
+			gone();
 		return;
 	}
 	do {
@@ -170,7 +176,7 @@ static void wait_for_any(struct ports *ports, int which)
 		fail("poll");
 	for (unsigned i = 0; i < ports->n; i++)
 		if (vsw_ring_disarm(ports->rings[i]))
-			fail("the fabric has gone");
+			gone();
 }
 
 /* --- sending --- */
@@ -267,7 +273,7 @@ static void announce(struct vsw_ring *ring, unsigned port, uint32_t macs)
 		put_mac(frame + 6, RECEIVER, port, i);
 		while (vsw_ring_send(ring, &piece, 1) < 1)
 			if (vsw_ring_wait(ring, VSW_TX, -1) < 0)
-				fail("the fabric has gone");
+				gone();
 	}
 	while (available(tx) != tx->num_slots - 1) { /* all taken, so all learnt */
 		sched_yield();
@@ -387,7 +393,7 @@ static void delays(struct vsw_ring *ring, const struct options *options)
 
 		while (!vsw_ring_receive(ring, &frame, 1))
 			if (vsw_ring_wait(ring, VSW_RX, -1) < 0)
-				fail("the fabric has gone");
+				gone();
 		memcpy(&sent, (uint8_t *)frame.iov_base + HEADER, sizeof(sent));
 		taken[i] = now_ns() - sent;
 	}
