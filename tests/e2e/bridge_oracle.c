@@ -9,7 +9,6 @@
  *
  * After one that fails, the rest, up to FLUSH, is answered with ECANCELED and not done.
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +41,7 @@ enum verb { NAMESPACE, NETLINK, PATIENTLY, OPEN, FRAME, WAIT, FLUSH };
 #define MARK_FROM   14 /* the two ends of a veth pair that has nothing to do with the bridge */
 #define MARK_TO     15
 #define HOPS        2 /* receive queues that a frame passes through: the bridge's port's, and the one it leaves by */
+#define MAC_PAIR    ((size_t)2 * ETH_ALEN)
 #define TAG         4 /* bytes */
 #define MAX_COMMAND 65536
 #define MAX_ANSWER  (1 << 20)
@@ -51,7 +51,7 @@ static int sockets[PORTS], netlink = -1;
 static uint8_t command[MAX_COMMAND + 1], answer[MAX_ANSWER];
 static uint32_t answer_len;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	perror(what);
 	exit(1);
@@ -75,7 +75,7 @@ static void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-static void enter_namespace(void)
+static int enter_namespace(void)
 {
 	for (unsigned i = 0; i < PORTS; i++) {
 		if (sockets[i] >= 0)
@@ -84,10 +84,11 @@ static void enter_namespace(void)
 	}
 	if (netlink >= 0)
 		close(netlink);
-	require(!unshare(CLONE_NEWNET) || (errno == EPERM && !unshare(CLONE_NEWUSER | CLONE_NEWNET)), "unshare");
+	if (unshare(CLONE_NEWNET) && (errno != EPERM || unshare(CLONE_NEWUSER | CLONE_NEWNET)))
+		return errno;
 	write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
 	netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	require(netlink >= 0, "netlink");
+	return netlink >= 0 ? 0 : errno;
 }
 
 static int request(void *message, size_t size)
@@ -130,13 +131,14 @@ static int open_port(unsigned port, const char *name)
 	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL) };
 	int on = 1, fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
+	require(fd >= 0, "packet socket");
+	sockets[port] = fd;
 	address.sll_ifindex = (int)if_nametoindex(name);
-	if (fd < 0 || !address.sll_ifindex || setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) ||
+	if (!address.sll_ifindex || setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) ||
 	    setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)) ||
 	    setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &on, sizeof(on)) ||
 	    bind(fd, (struct sockaddr *)&address, sizeof(address)))
 		return errno;
-	sockets[port] = fd;
 	return 0;
 }
 
@@ -152,20 +154,23 @@ static int receive(int fd, uint8_t *data, size_t size)
 	};
 	ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT);
 	struct tpacket_auxdata auxdata;
+	struct cmsghdr *header;
 	uint16_t tag[2];
 
 	if (got < 0)
 		return -1;
-	require(CMSG_FIRSTHDR(&message) && got >= 2 * ETH_ALEN && !(message.msg_flags & MSG_TRUNC), "receiving");
-	memcpy(&auxdata, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(auxdata));
+	header = CMSG_FIRSTHDR(&message);
+	if (!header || got < (ssize_t)MAC_PAIR || message.msg_flags & MSG_TRUNC)
+		die("receiving");
+	memcpy(&auxdata, CMSG_DATA(header), sizeof(auxdata));
 	if (!(auxdata.tp_status & TP_STATUS_VLAN_VALID)) {
 		memmove(data, data + TAG, (size_t)got);
 		return (int)got;
 	}
 	tag[0] = htons(auxdata.tp_status & TP_STATUS_VLAN_TPID_VALID ? auxdata.tp_vlan_tpid : ETH_P_8021Q);
 	tag[1] = htons(auxdata.tp_vlan_tci);
-	memmove(data, data + TAG, 2 * ETH_ALEN);
-	memcpy(data + 2 * ETH_ALEN, tag, TAG);
+	memmove(data, data + TAG, MAC_PAIR);
+	memcpy(data + MAC_PAIR, tag, TAG);
 	return (int)got + TAG;
 }
 
@@ -229,8 +234,7 @@ static int obey(enum verb verb, unsigned argument, size_t size)
 {
 	switch (verb) {
 	case NAMESPACE:
-		enter_namespace();
-		return 0;
+		return enter_namespace();
 	case NETLINK:
 		return request(command, size);
 	case PATIENTLY:

@@ -10,6 +10,7 @@ Where the two differ on purpose:
 
 - A frame whose source has a static entry on another port: Linux forwards it (and moves the entry, unless that is
   sticky, as it is here), we drop it. (State.is_pinned_elsewhere)
+- A frame from 00:00:00:00:00:00: Linux drops it, we take that for an address like any other. (never sent)
 - Linux learns from reserved frames that it keeps to itself, unless told not to, as it is here; we never do.
 - Linux forwards some reserved groups whatever it is told, and drops others; we do as we are told. (forced_forwards)
 - Static entries of a port that has lost its link: Linux keeps them, we do until the port is removed or replaced, which
