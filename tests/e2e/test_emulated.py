@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,25 +253,10 @@ def test_death_of_a_nodes_process_is_noticed_and_named(
 ) -> None:
     lab_file(SINKS)
     lab_command.ok("up", "-q")
-    events = subprocess.Popen(
-        lab_command.argv("events"),
-        env=lab_command.environment,
-        cwd=lab_command.cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert events.stdout is not None
-    try:
-        os.kill(ps(lab_command)["sink"]["pid"], number)
-        for line in events.stdout:
-            if "sink" in line and "exited" in line:
-                assert f"killed by {number.name}" in line
-                break
-    finally:
-        events.kill()
-        events.communicate()
-    assert ps(lab_command)["sink"]["state"] == "exited"
+    os.kill(ps(lab_command)["sink"]["pid"], number)
+    while (sink := ps(lab_command)["sink"])["state"] != "exited":
+        assert sink["state"] == "ready"
+    assert f"killed by {number.name}" in sink["info"]
     assert stats(lab_command, "gen")["role"] == "pktgen"  # the other node goes on
     result = lab_command("exec", "sink", "--", "stats")
     assert result.returncode != 0

@@ -82,7 +82,7 @@ class FabricClient:
 
     async def close(self) -> None:
         """Close the channel, upon which the fabric ends. Idempotent; requests under way fail."""
-        self._lose("the connection to the fabric is closed")
+        self._lose("the lab is being taken down")
 
     async def add_network(
         self, name: str, kind: Literal["switch", "hub"], settings: SwitchSettings = _SWITCH_DEFAULTS
