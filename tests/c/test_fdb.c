@@ -225,6 +225,37 @@ static void a_port_takes_no_more_addresses_than_its_limit(void)
 	vsw_fdb_free(&fdb);
 }
 
+/* Return how many slots are looked at to find an entry, on average. */
+static double probes(void)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < fdb.n_slots; i++)
+		if (fdb.slots[i].port)
+			n += 1 + ((i - vsw_fdb_home(&fdb, vsw_fdb_hash(&fdb, fdb.slots[i].key))) & (fdb.n_slots - 1));
+	return (double)n / fdb.used;
+}
+
+/* Addresses are given out in sequence, and are the same in many VLANs; no multiplier may make heaps of them. */
+static void addresses_in_sequence_make_no_heaps(void)
+{
+	for (unsigned turn = 0; turn < 200; turn++) {
+		start(10000);
+		for (uint64_t i = 0; i < 2048; i++) {
+			uint64_t ones[] = {
+				vsw_fdb_key(0, 0x020000000000ULL + i),
+				vsw_fdb_key(0, 0x020000000000ULL + (i << 8)),
+				vsw_fdb_key((uint16_t)(1 + i % 64), 0x525400000000ULL + i / 64),
+				vsw_fdb_key((uint16_t)(1 + i), 0x525400000000ULL),
+			};
+
+			learn(ones[turn % 4], &ports[0], 0);
+		}
+		CHECK(fdb.used == 2048 && probes() < 2);
+		vsw_fdb_free(&fdb);
+	}
+}
+
 /* --- against the plainest model --- */
 
 enum { KEYS = 600, LIMIT = 250, STEPS = 300000 };
@@ -430,6 +461,7 @@ int main(void)
 	RUN(sticky_ports_keep_what_they_learn);
 	RUN(stickiness_comes_and_goes_for_what_is_learnt);
 	RUN(a_port_takes_no_more_addresses_than_its_limit);
+	RUN(addresses_in_sequence_make_no_heaps);
 	RUN(agrees_with_a_plain_table);
 	return 0;
 }

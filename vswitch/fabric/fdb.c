@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "port.h"
 
 #define FIRST_SLOTS 64
 #define CACHE_LINE  64
+#define HUGE_PAGE   (2U << 20)
 
 const char *const vsw_fdb_kind_names[NUM_FDB_KINDS] = {
 	[FDB_DYNAMIC] = "dynamic",
@@ -19,10 +21,14 @@ const char *const vsw_fdb_kind_names[NUM_FDB_KINDS] = {
 
 static struct fdb_entry *new_slots(uint32_t n)
 {
-	struct fdb_entry *slots = aligned_alloc(CACHE_LINE, n * sizeof(*slots));
+	size_t size = n * sizeof(struct fdb_entry);
+	struct fdb_entry *slots = aligned_alloc(size < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE, size);
 
-	if (slots)
-		memset(slots, 0, n * sizeof(*slots));
+	if (!slots)
+		return NULL;
+	if (size >= HUGE_PAGE)
+		madvise(slots, size, MADV_HUGEPAGE); /* a tenth faster, if the kernel has any */
+	memset(slots, 0, size);
 	return slots;
 }
 
@@ -179,7 +185,7 @@ static void erase(struct fdb *fdb, struct fdb_entry *entry)
 		const struct fdb_entry *next = &fdb->slots[j];
 
 		/* Distances are taken modulo the table's size. */
-		if (((j - vsw_fdb_hash(fdb, next->key)) & mask) >= ((j - i) & mask)) {
+		if (((j - vsw_fdb_home(fdb, vsw_fdb_hash(fdb, next->key))) & mask) >= ((j - i) & mask)) {
 			fdb->slots[i] = *next;
 			link_newer(fdb, next, i + 1);
 			link_older(fdb, next, i + 1);
@@ -211,7 +217,7 @@ static struct fdb_entry *make_room(struct fdb *fdb, uint64_t key, struct port *p
 	if (fdb->used >= fdb->limit && !evict(fdb, port))
 		return NULL;
 	*error = -ENOMEM;
-	if (!vsw_ranking_reserve(&fdb->ranking) || ((fdb->used + 1) * 2 > fdb->n_slots && !grow(fdb)))
+	if (!vsw_ranking_reserve(&fdb->ranking) || ((fdb->used + 1) * 4 > fdb->n_slots && !grow(fdb)))
 		return NULL;
 	return find(fdb, key);
 }
