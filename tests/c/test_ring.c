@@ -312,6 +312,36 @@ static void gives_up_on_a_receiver_that_takes_nothing(void)
 	lab_stop();
 }
 
+/* One that was slow for a moment and then takes its frames as fast as they come is waited for again, although its ring is
+ * never seen empty: it loses nothing more.
+ */
+static void waits_again_for_a_receiver_that_has_caught_its_breath(void)
+{
+	struct client sender, receiver;
+	struct iovec got[256], frame = pattern(9, 1, 60, 0);
+	uint64_t lost = 0;
+
+	lab_start(false, 100);
+	sender = client_new(sw);
+	receiver = client_new(sw);
+	introduce(&receiver, 9);
+	for (unsigned ms = 0; ms < 100; ms++) {
+		while (vsw_ring_send(sender.ring, &frame, 1) == 1)
+			;
+		lab_settle();
+		if (ms >= 30) /* at first it takes nothing */
+			vsw_ring_receive(receiver.ring, got, 256);
+		if (ms == 60)
+			lost = receiver.port->drops[DROP_OVERFLOW];
+		test_clock_ns += 1000000;
+	}
+	CHECK(lost > 0);
+	CHECK(receiver.port->drops[DROP_OVERFLOW] == lost);
+	client_close(&sender);
+	client_close(&receiver);
+	lab_stop();
+}
+
 static void wakes_a_sender_when_half_its_ring_is_free(void)
 {
 	struct client a, b;
@@ -743,6 +773,7 @@ int main(void)
 	RUN(pauses_sources_rather_than_lose_frames);
 	RUN(drops_at_once_where_it_is_told_to);
 	RUN(gives_up_on_a_receiver_that_takes_nothing);
+	RUN(waits_again_for_a_receiver_that_has_caught_its_breath);
 	RUN(wakes_a_sender_when_half_its_ring_is_free);
 	RUN(waits_for_all_the_slots_a_frame_needs);
 	RUN(refuses_a_frame_the_ring_can_never_hold);

@@ -60,10 +60,12 @@ struct rx {
 struct ring {
 	struct nmr_area area;
 	uint32_t rings, n_slots, buf_size, n_bufs;
-	uint32_t part_max;     /* bytes of a frame that fit one slot */
-	uint64_t busy_at;      /* ns */
-	bool armed;            /* some need-kick word of ours is set */
-	struct outqueue queue; /* what found no slot; only where sources are paused rather than frames dropped */
+	uint32_t part_max;       /* bytes of a frame that fit one slot */
+	uint64_t busy_at;        /* ns */
+	bool armed;              /* some need-kick word of ours is set */
+	uint64_t released;       /* slots the client has given back ... */
+	uint64_t released_since; /* ... since then, ns */
+	struct outqueue queue;   /* what found no slot; only where sources are paused rather than frames dropped */
 	struct tx tx[NMR_MAX_RINGS];
 	struct rx rx[NMR_MAX_RINGS];
 };
@@ -346,7 +348,7 @@ static inline uint32_t room_in(const struct ring *ring, const struct rx *rx)
 /* See what the client has released. Return whether it was anything; ends the port when it was not the client's. */
 static bool take_back(struct port *port, struct rx *rx)
 {
-	const struct ring *ring = port->private;
+	struct ring *ring = port->private;
 	uint32_t head = nmr_take(&rx->atok->head);
 
 	if (head == rx->head)
@@ -357,6 +359,7 @@ static bool take_back(struct port *port, struct rx *rx)
 			     rx->tail);
 		return false;
 	}
+	ring->released += nmr_distance(rx->head, head, ring->n_slots);
 	rx->head = head;
 	return true;
 }
@@ -556,6 +559,22 @@ static void ring_deliver(struct port *port, const struct frame *frames, unsigned
 	}
 }
 
+/* Whether a client that nobody waits for any more has shown that it is worth it: under load its ring may never be seen
+ * empty, but it takes a ring's worth of frames in less time than others would wait for it.
+ */
+static bool has_recovered(struct port *port)
+{
+	struct ring *ring = port->private;
+
+	if (port->congestion != CONGESTION_GIVEN_UP)
+		return false;
+	if (port->engine->now - ring->released_since < PAUSE_LIMIT_NS)
+		return ring->released >= ring->n_slots;
+	ring->released_since = port->engine->now;
+	ring->released = 0;
+	return false;
+}
+
 /* Move queued frames into slots the client has released. Return whether there were any. */
 static bool drain(struct port *port)
 {
@@ -577,6 +596,8 @@ static bool drain(struct port *port)
 		return false;
 	if (!ring->queue.frames && least_room(ring) >= ring->n_slots / 2)
 		vsw_pause_relieved(port, least_room(ring) == ring->n_slots - 1);
+	else if (has_recovered(port))
+		vsw_pause_relieved(port, true);
 	return released;
 }
 
