@@ -467,16 +467,16 @@ class Bench:
         private, shared, largest, switches = [], [], [], []
         for _ in range(self.timing.runs):
             with fabric(self.loop) as made:
+                before = private_memory(made.pid)
+                for number in range(count):  # first: what ports have left behind would be used again
+                    made.add_switch(f"lan{number}")
+                switches.append((private_memory(made.pid) - before) / count)
                 before, shmem = private_memory(made.pid), shared_memory()
                 with self.load.process("hold", [], made.ports("lan", "p", count)) as holder:
                     assert line_from(holder) == "ready"
                     private.append((private_memory(made.pid) - before) / count)
                     shared.append((shared_memory() - shmem) / count)
                     largest.append(ring_size(holder.pid))
-                before = private_memory(made.pid)
-                for number in range(count):
-                    made.add_switch(f"lan{number}")
-                switches.append((private_memory(made.pid) - before) / count)
         yield self.row("memory/port", "KiB", statistics.median(private))
         yield self.row("memory/port/ring-idle", "KiB", statistics.median(shared))
         yield self.row("memory/port/ring-full", "KiB", statistics.median(largest))
