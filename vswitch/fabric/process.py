@@ -360,7 +360,7 @@ class Fabric:
 
     def _attach_ring(self, network: str, port: str, fds: list[int]) -> None:
         try:
-            settings = self._networks[network].declared.get(port, PortSettings())
+            settings = self._network(network).declared.get(port, PortSettings())
             self._attach(network, port, "ring", fds, settings)
         finally:
             for fd in fds:  # those that were not handed on
