@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -25,6 +26,9 @@ _OPENED = struct.Struct("=IIII256s")
 _MAGIC, _VERSION = 0x52535756, 1
 _MAX_ASKING = 128
 _PATIENCE = 5.0  # s
+_OUT_OF_DESCRIPTORS = 0.5  # s until the next try
+_MAX_PORTS = 1024  # that clients may open on one network, as in a lab file (model/settings.py)
+_MAX_PIPES = 1024  # waiting for their other end
 _NAME = re.compile(
     r"(?P<network>[A-Za-z0-9][A-Za-z0-9_.-]{0,62}):(?P<port>[A-Za-z0-9][A-Za-z0-9_.-]{0,62})"
     r"(?:(?P<end>[{}])(?P<pipe>[A-Za-z0-9_]{1,16}))?"
@@ -94,7 +98,7 @@ class RingPorts:
         """Serve `listener`, a listening SOCK_SEQPACKET socket, which is ours from now on."""
         listener.setblocking(False)
         self._listener = listener
-        self._loop.add_reader(listener.fileno(), self._accept)
+        self._listen()
 
     def declare(self, network: str, port: str, spec: RingSpec) -> None:
         """Have a port wait for a client that opens it by name."""
@@ -165,15 +169,21 @@ class RingPorts:
         self._loop.remove_reader(sock.fileno())
         sock.close()
 
+    def _listen(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # gone again, or we are out of descriptors: it will be asked again
+        except OSError as error:  # gone again, or we are out of descriptors
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(_OUT_OF_DESCRIPTORS, self._listen)
             return
-        if len(self._asking) >= _MAX_ASKING:
-            sock.close()
-            return
+        if len(self._asking) >= _MAX_ASKING:  # whoever has waited longest says it now or never
+            self._asked(next(iter(self._asking)))
         sock.setblocking(False)
         self._asking[sock] = self._loop.call_later(_PATIENCE, self._forget_asking, sock)
         self._loop.add_reader(sock.fileno(), self._asked, sock)
@@ -210,13 +220,17 @@ class RingPorts:
         """Do what a request by name asks for. Return whether the socket is still needed."""
         match = _NAME.fullmatch(request.name)
         if match is None:
-            raise FabricError(f"{request.name!r} is no port's name: that is NETWORK:PORT, such as vale0:p1")
+            raise FabricError(f"this is no port's name (NETWORK:PORT, such as vale0:p1): {request.name!r}")
         if match["pipe"]:
             self._open_pipe(sock, request, match["network"] + ":" + match["port"] + ":" + match["pipe"], match["end"])
             return False
         name = (match["network"], match["port"])
         if name in self._open or name in self._handed_down:
             raise FabricError(f"{request.name}: somebody has this port open already")
+        if name not in self._declared and sum(open_name[0] == name[0] for open_name in self._open) >= _MAX_PORTS:
+            raise FabricError(
+                f"{request.name}: clients have opened {_MAX_PORTS} ports of this network; that is the most"
+            )
         self._open_port(sock, request, name, self._declared.get(name, RingSpec()))
         return True
 
@@ -234,7 +248,7 @@ class RingPorts:
             kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             ours.callback(os.close, kick)
             # The engine reads the memory's geometry before anybody else can write to it.
-            self._attach(*name, [os.dup(kick), os.dup(memory), os.dup(sock.fileno())])
+            self._attach(*name, _copies(kick, memory, sock.fileno()))
             try:
                 socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, 0, 0, b"")], [memory, kick])
             except OSError:
@@ -272,6 +286,8 @@ class RingPorts:
         waiting = self._pipes.get(name)
         uid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if waiting is None:
+            if len(self._pipes) >= _MAX_PIPES:
+                raise FabricError(f"{_MAX_PIPES} pipes wait for their other ends; that is the most")
             memory = self._create(name, request, RingSpec(), halves=2)
             try:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -303,7 +319,11 @@ class RingPorts:
 
     def _pipe_readable(self, name: str) -> None:
         """The one end that is open has been closed, or rung its bell: the other end will look without hearing it."""
-        if not self._pipes[name].sock.recv(1, socket.MSG_DONTWAIT):
+        try:
+            rung = self._pipes[name].sock.recv(1, socket.MSG_DONTWAIT)
+        except OSError:
+            rung = b""
+        if not rung:
             self._forget_pipe(name)
 
     def _forget_pipe(self, name: str) -> None:
@@ -330,8 +350,22 @@ def _receive(sock: socket.socket) -> Request | None:
 
 
 def _refuse(sock: socket.socket, reason: str) -> None:
+    text = reason.encode()[:255].decode(errors="ignore").encode()  # cut between characters
     with contextlib.suppress(OSError):
-        sock.send(_OPENED.pack(_MAGIC, _VERSION, 0, 0, reason.encode()[:255]))
+        sock.send(_OPENED.pack(_MAGIC, _VERSION, 0, 0, text))
+
+
+def _copies(*fds: int) -> list[int]:
+    """Duplicate descriptors: all of them, or none where one fails. Raises OSError."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))
+    except OSError:
+        for fd in copies:
+            os.close(fd)
+        raise
+    return copies
 
 
 def _reason(error: Exception) -> str:
