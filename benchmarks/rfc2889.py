@@ -39,6 +39,7 @@ FDB_LIMIT = 8192
 DEVICE = SwitchSettings(fdb_limit=FDB_LIMIT)
 Flows = Mapping[int, Sequence[int | str]]
 """Where each port that sends sends to, in turn; "*" is everybody."""
+ATTEMPTS = 5
 PATIENCE = 30.0
 """Seconds a trial may take."""
 
@@ -128,13 +129,21 @@ class Tester:
         *flags: str,
         switch: str | None = None,
     ) -> Trial:
-        """One trial among `count` ports of a new switch; `flows` has the destinations of each port that sends."""
+        """One trial among `count` ports of a new switch; `flows` has the destinations of each port that sends.
+
+        A trial in which this machine did not let the tester run is made again.
+        """
         network = switch or self.switch()
         text = ";".join(f"{port}>{','.join(map(str, to))}" for port, to in flows.items())
         duration = self.paced_ms if "-q" in flags else self.trial_ms
         trial = ["-l", str(size - FCS), "-d", str(duration), "-f", text]
         names = self.device.ports(network, "p", count)
-        answer = Trial(**self.run("trial", names, *trial, *flags))  # type: ignore[arg-type]
+        for _ in range(ATTEMPTS):
+            answer = Trial(**self.run("trial", names, *trial, *flags))  # type: ignore[arg-type]
+            if answer.seconds > duration / 2000 and sum(answer.received):
+                break
+        else:
+            sys.exit(f"{text}: nothing was sent in {ATTEMPTS} trials")
         if switch is None:
             self.device.remove_switch(network)
         return answer
