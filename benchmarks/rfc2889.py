@@ -140,7 +140,7 @@ class Tester:
         names = self.device.ports(network, "p", count)
         for _ in range(ATTEMPTS):
             answer = Trial(**self.run("trial", names, *trial, *flags))  # type: ignore[arg-type]
-            if answer.seconds > duration / 2000 and sum(answer.received):
+            if answer.seconds > duration / 2000 and any(answer.received):
                 break
         else:
             sys.exit(f"{text}: nothing was sent in {ATTEMPTS} trials")
