@@ -269,11 +269,23 @@ def memif(size: int) -> float:
 class Bench:
     """Everything the cases need."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: Path, timing: Timing) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: Path, timing: Timing, shared: Fabric | None) -> None:
         self.loop = loop
+        self.shared = shared
         self.timing = timing
         self.load = Load(scratch, timing)
         self.packets = stream.compile_load(scratch)
+
+    @contextlib.contextmanager
+    def fabric(self) -> Iterator[Fabric]:
+        """A fabric whose switch `lan` is new: a process of its own, or the shared one."""
+        if self.shared is None:
+            with fabric(self.loop) as made:
+                yield made
+        else:
+            self.shared.remove_switch("lan")
+            self.shared.add_switch("lan")
+            yield self.shared
 
     def in_turns(self, systems: Mapping[str, Work]) -> dict[str, float]:
         """Median of each, one run of every one after the other."""
@@ -291,7 +303,7 @@ class Bench:
 
     def ours(self, *flags: str, **sides: Sequence[str]) -> float:
         """Through a fabric of its own, from one port to another."""
-        with fabric(self.loop) as made:
+        with self.fabric() as made:
             return self.load.throughput([made.port("lan", "a")], [made.port("lan", "b")], *flags, **sides)
 
     def relayed(self, *flags: str) -> float:
@@ -345,7 +357,7 @@ class Bench:
         """One sender to 16 ports, all open in one receiving process. Copies are counted where they arrive."""
 
         def to_all() -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 return self.load.throughput([made.port("lan", "a")], made.ports("lan", "b", 16), "-B")
 
         medians = self.in_turns({"all": to_all, "one": partial(self.ours)})
@@ -355,7 +367,7 @@ class Bench:
         """Two clients of one owner, no switch between."""
 
         def piped() -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 ends = made.port("lan", "p{x"), made.port("lan", "p}x")
                 return self.load.throughput(ends[:1], ends[1:], receive=["-n"])
 
@@ -380,7 +392,7 @@ class Bench:
         """One frame at a time, 300 us apart: the fabric (it lingers 50 us) and the receiver are both asleep."""
         results: dict[str, list[tuple[float, float]]] = {"ours": [], "ceiling": []}
         for _ in range(self.timing.runs):
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 results["ours"].append(self.load.delays(made.port("lan", "a"), made.port("lan", "b")))
             with ceiling(self.load) as (sender, receiver):
                 results["ceiling"].append(self.load.delays(sender, receiver, "-n"))
@@ -392,7 +404,7 @@ class Bench:
 
     def idle_cpu(self) -> float:
         """Milliseconds of processor time a second that fabric and two clients use which wait for frames."""
-        with fabric(self.loop) as made, contextlib.ExitStack() as clients:
+        with self.fabric() as made, contextlib.ExitStack() as clients:
             pids = [made.pid]
             for name in "ab":
                 client = clients.enter_context(self.load.process("receive", [], [made.port("lan", name)]))
@@ -430,7 +442,7 @@ class Bench:
         """Half of the ports send to the other half, in pairs, a batch each in turn. Each port has 2 MiB of rings."""
 
         def busy(count: int) -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 return self.load.throughput(made.ports("lan", "a", count // 2), made.ports("lan", "b", count // 2))
 
         yield from self.growing("ports-busy", "Mpps", {count: partial(busy, count) for count in (2, 16, 64, 256)})
@@ -452,7 +464,7 @@ class Bench:
         """So many addresses, half on each side, in random order."""
 
         def among(addresses: int) -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 ports = made.port("lan", "a"), made.port("lan", "b")
                 rate = self.load.throughput(ports[:1], ports[1:], "-a", "-m", str(addresses // 2))
                 if made.unlearnt():
@@ -490,7 +502,7 @@ class Bench:
         times = [str(self.timing.warm_up), str(self.timing.measure)]
 
         def sends() -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 a, b = made.port("lan", "a"), made.port("lan", "b")
                 flags = ["-w", times[0], "-d", times[1]]
                 with self.load.process("receive", flags, [b]) as receiver:
@@ -499,7 +511,7 @@ class Bench:
                         return float(line_from(receiver)) / 1e6
 
         def receives(how: str) -> float:
-            with fabric(self.loop) as made:
+            with self.fabric() as made:
                 a, b = made.port("lan", "a"), made.port("lan", "b")
                 with running([*client, how, b, *times], [], stdout=subprocess.PIPE) as receiver:
                     assert line_from(receiver) == "ready"
@@ -572,7 +584,9 @@ def main() -> None:
     """Run every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="only those that begin so")
-    parser.add_argument("--quick", action="store_true", help="shorter, fewer runs, every row, under 50 s")
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter, fewer runs, one fabric for most of them: every row in under 50 s"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -580,8 +594,10 @@ def main() -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="vsb-") as scratch:
-        bench = Bench(loop, Path(scratch), QUICK if arguments.quick else FULL)
+    with contextlib.ExitStack() as held:
+        scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vsb-")))
+        shared = held.enter_context(fabric(loop)) if arguments.quick else None
+        bench = Bench(loop, scratch, QUICK if arguments.quick else FULL, shared)
         cases: dict[str, Callable[[], Iterator[Row]]] = {
             f"switch/{SMALL}B": partial(bench.switch, SMALL),
             f"switch/{LARGE}B": partial(bench.switch, LARGE),
