@@ -360,8 +360,10 @@ class Fabric:
 
     def _attach_ring(self, network: str, port: str, fds: list[int]) -> None:
         try:
-            settings = self._network(network).declared.get(port, PortSettings())
-            self._attach(network, port, "ring", fds, settings)
+            there = self._network(network)
+            if port in there.outside:  # also while it has no peer: the name is its own
+                raise FabricError(f"network {network}: port {port} is one of type {there.outside[port].type}")
+            self._attach(network, port, "ring", fds, there.declared.get(port, PortSettings()))
         finally:
             for fd in fds:  # those that were not handed on
                 os.close(fd)

@@ -141,6 +141,23 @@ def test_ring_and_other_ports_share_one_space_of_names(fabric: RingFabric) -> No
         fabric.ask(fabric.client.remove_port("lan", "p1"))
 
 
+def test_name_of_a_port_that_faces_outside_is_its_own_while_it_has_no_peer(fabric: RingFabric, tmp_path: Path) -> None:
+    """Such a client would get its settings, keep its peers out and be left over when it is removed."""
+    listening, connecting = {"listen": f"unix:{tmp_path}/a"}, {"connect": f"unix:{tmp_path}/b"}
+    peers = {"server#1", "uplink"}
+    for name, address in (("server", listening), ("uplink", connecting)):
+        fabric.ask(fabric.client.add_outside_port("lan", name, {"type": "stream", **address}, PortSettings()))
+        assert refusal(fabric, f"lan:{name}") == f"network lan: port {name} is one of type stream"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(f"{tmp_path}/b")
+        server.listen(1)
+        client.connect(f"{tmp_path}/a")
+        fabric.wait_until(lambda: {row.port for row in fabric.ports().values() if row.state == "up"} == peers)
+        for name in ("server", "uplink"):
+            fabric.ask(fabric.client.remove_port("lan", name))
+    assert fabric.ports() == {}
+
+
 def test_port_of_a_removed_network_is_hung_up_on(fabric: RingFabric) -> None:
     fabric.ask(fabric.client.add_network("other", "hub"))
     with Ring.open(f"{fabric.path}:other:p1") as ring:
@@ -161,6 +178,7 @@ def test_port_of_a_removed_network_is_hung_up_on(fabric: RingFabric) -> None:
         ("lan:p1:p2", "this is no port's name"),
         ("lan:p/1", "this is no port's name"),
         ("lan:" + "p" * 64, "this is no port's name"),
+        ("lan:p#1", "this is no port's name"),
         ("lan:p1{", "this is no port's name"),
         ("lan:p1{" + "x" * 17, "this is no port's name"),
         ("wan:p1", "wan"),
