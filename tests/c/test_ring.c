@@ -409,6 +409,116 @@ static void refuses_a_frame_the_ring_can_never_hold(void)
 	lab_stop();
 }
 
+/* Fifteen saturating senders to one port: once all have been paused, nothing is lost, and all get their share. */
+static void shares_a_port_among_many_senders_without_loss(void)
+{
+	struct client senders[15], receiver;
+	uint64_t lost = 0, before[15], least = UINT64_MAX, most = 0;
+
+	lab_start(false, 100);
+	receiver = client_new(sw);
+	for (unsigned i = 0; i < 15; i++)
+		senders[i] = client_new(sw);
+	introduce(&receiver, 99);
+	for (unsigned round = 0; round < 400; round++) {
+		struct iovec got[256];
+
+		for (uint8_t i = 0; i < 15; i++) {
+			struct iovec frame = pattern(99, i, 1500, 0);
+
+			while (vsw_ring_send(senders[i].ring, &frame, 1) == 1)
+				;
+			if (round == 100)
+				before[i] = senders[i].port->rx.frames;
+		}
+		lab_settle();
+		vsw_ring_receive(receiver.ring, got, 256);
+		if (round == 100)
+			lost = receiver.port->drops[DROP_OVERFLOW];
+		test_clock_ns += 100000;
+	}
+	CHECK(receiver.port->drops[DROP_OVERFLOW] == lost);
+	for (unsigned i = 0; i < 15; i++) {
+		uint64_t sent = senders[i].port->rx.frames - before[i];
+
+		least = sent < least ? sent : least;
+		most = sent > most ? sent : most;
+		client_close(&senders[i]);
+	}
+	CHECK(least > 0 && most <= 2 * least);
+	client_close(&receiver);
+	lab_stop();
+}
+
+/* What a client sent before it closed its port is as good as sent by any other. */
+static void forwards_what_was_sent_before_a_port_goes(void)
+{
+	struct client a, b;
+	unsigned sent = 0;
+
+	lab_start(true, 100);
+	a = client_open(sw, (struct nmr_geometry){ .rings = 2, .slots = 512, .buf_size = 2048 });
+	b = client_new(sw);
+	for (; sent < 400; sent++)
+		send_one(&a, pattern(2, 1, 60, sent));
+	vsw_port_free(a.port);
+	client_close(&a);
+	lab_settle();
+	CHECK(drain(&b) == 400);
+	client_close(&b);
+	lab_stop();
+}
+
+/* One ring pair of a client after the other, a burst a turn: the client that has sixteen gets no more than one that has one. */
+static void gives_every_client_the_same_share_however_many_rings_it_has(void)
+{
+	struct client many, one;
+	struct netmap_ring *ring;
+
+	lab_start(true, 100);
+	many = client_open(sw, (struct nmr_geometry){ .rings = 16, .slots = 512, .buf_size = 256 });
+	one = client_open(sw, (struct nmr_geometry){ .rings = 1, .slots = 512, .buf_size = 256 });
+	for (unsigned i = 0; i < 16; i++) {
+		ring = vsw_ring_tx(many.ring, i);
+		for (unsigned j = 0; j < 300; j++)
+			ring->slot[j].len = 60;
+		ring->head = ring->cur = 300;
+	}
+	vsw_ring_sync(many.ring, VSW_TX);
+	for (unsigned j = 0; j < 300; j++)
+		send_one(&one, pattern(2, 1, 60, j));
+	vsw_engine_step(engine, 0);
+	CHECK(many.port->rx.frames == 256 && one.port->rx.frames == 256);
+	client_close(&many);
+	client_close(&one);
+	lab_stop();
+}
+
+/* Everything that came in is accounted for: forwarded, or dropped for a reason. */
+static void counts_what_it_drops_as_received(void)
+{
+	struct client a, b;
+	struct netmap_ring *ring;
+
+	lab_start(true, 100);
+	a = client_open(sw, (struct nmr_geometry){ .rings = 1, .slots = 128, .buf_size = 2048 });
+	b = client_new(sw);
+	ring = vsw_ring_tx(a.ring, 0);
+	for (unsigned i = 0; i < 10; i++)
+		ring->slot[i].len = i == 3 ? 13 : 60;
+	ring->slot[10].len = 60;
+	ring->slot[10].buf_idx = 1; /* ends the port, but not what came before */
+	ring->head = ring->cur = 11;
+	vsw_ring_sync(a.ring, VSW_TX);
+	lab_settle();
+	CHECK(a.port->state == PORT_ERROR);
+	CHECK(a.port->rx.frames == 10 && a.port->rx.bytes == 9 * 60 + 13 && a.port->drops[DROP_RUNT] == 1);
+	CHECK(b.port->tx.frames == 9 && drain(&b) == 9);
+	client_close(&a);
+	client_close(&b);
+	lab_stop();
+}
+
 /* --- what a client may not do --- */
 
 /* Have a client that sends well do something wrong; its port must end, with `reason`, and the others go on. */
@@ -777,6 +887,10 @@ int main(void)
 	RUN(wakes_a_sender_when_half_its_ring_is_free);
 	RUN(waits_for_all_the_slots_a_frame_needs);
 	RUN(refuses_a_frame_the_ring_can_never_hold);
+	RUN(shares_a_port_among_many_senders_without_loss);
+	RUN(forwards_what_was_sent_before_a_port_goes);
+	RUN(gives_every_client_the_same_share_however_many_rings_it_has);
+	RUN(counts_what_it_drops_as_received);
 	RUN(ends_the_port_of_a_client_that_breaks_the_rules);
 	RUN(notices_wrong_releases_when_it_needs_room);
 	RUN(waits_for_the_end_of_a_chain_without_spinning);

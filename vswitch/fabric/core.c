@@ -521,8 +521,10 @@ static int put_traffic(PyObject *dict, const char *way, const struct traffic *tr
 	} counts[] = {
 		{ "frames", traffic->frames },
 		{ "bytes", traffic->bytes },
-		{ "unicast_frames", traffic->frames - traffic->multicast_frames - traffic->broadcast_frames },
-		{ "unicast_bytes", traffic->bytes - traffic->multicast_bytes - traffic->broadcast_bytes },
+		{ "unicast_frames",
+		  traffic->frames - traffic->multicast_frames - traffic->broadcast_frames - traffic->unsorted_frames },
+		{ "unicast_bytes",
+		  traffic->bytes - traffic->multicast_bytes - traffic->broadcast_bytes - traffic->unsorted_bytes },
 		{ "multicast_frames", traffic->multicast_frames },
 		{ "multicast_bytes", traffic->multicast_bytes },
 		{ "broadcast_frames", traffic->broadcast_frames },

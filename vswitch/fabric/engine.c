@@ -46,6 +46,7 @@ int vsw_engine_new(struct engine **made)
 	TAILQ_INIT(&engine->congested);
 	TAILQ_INIT(&engine->warm);
 	TAILQ_INIT(&engine->unflushed);
+	TAILQ_INIT(&engine->relieving);
 	STAILQ_INIT(&engine->ended);
 	STAILQ_INIT(&engine->calls);
 	pthread_mutex_init(&engine->mutex, NULL);
@@ -70,7 +71,7 @@ static int time_to_wait(const struct engine *engine, int limit)
 	uint64_t due = vsw_pause_deadline(engine);
 	uint64_t ms;
 
-	if (!TAILQ_EMPTY(&engine->warm))
+	if (!TAILQ_EMPTY(&engine->warm) || !TAILQ_EMPTY(&engine->relieving))
 		return 0;
 
 	if (engine->n_switches && engine->next_tick < due)
@@ -151,9 +152,10 @@ void vsw_engine_step(struct engine *engine, int timeout_ms)
 {
 	struct epoll_event events[MAX_EVENTS];
 	bool called = false, busy;
-	int n;
+	int n = 0;
 
-	n = epoll_wait(engine->epoll_fd, events, MAX_EVENTS, time_to_wait(engine, timeout_ms));
+	if (!engine->busy_turns)
+		n = epoll_wait(engine->epoll_fd, events, MAX_EVENTS, time_to_wait(engine, timeout_ms));
 	engine->now = engine->clock();
 	for (int i = 0; i < n; i++) {
 		struct port *port = events[i].data.ptr;
@@ -163,7 +165,9 @@ void vsw_engine_step(struct engine *engine, int timeout_ms)
 		else if (port->state == PORT_UP)
 			vsw_port_handle(port, events[i].events);
 	}
+	vsw_pause_resume_some(engine);
 	busy = poll_warm(engine);
+	engine->busy_turns = busy ? (engine->busy_turns + 1) % ENGINE_BUSY_TURNS : 0;
 	vsw_pause_expire(engine);
 	tick(engine);
 	flush(engine);

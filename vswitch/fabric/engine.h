@@ -15,9 +15,10 @@
 
 #include "port.h"
 
-#define ENGINE_SCRATCH   (1U << 20) /* bytes */
-#define ENGINE_LINGER_NS 50000
-#define ENGINE_TICK_NS   1000000000ULL /* how often addresses are aged */
+#define ENGINE_SCRATCH    (1U << 20) /* bytes */
+#define ENGINE_BUSY_TURNS 4          /* epoll is asked at least every so many turns */
+#define ENGINE_LINGER_NS  50000
+#define ENGINE_TICK_NS    1000000000ULL /* how often addresses are aged */
 
 struct vsw_switch;
 
@@ -42,7 +43,9 @@ struct engine {
 	TAILQ_HEAD(, port) congested; /* in order of congested_until */
 	TAILQ_HEAD(, port) warm;      /* polled every turn */
 	uint32_t n_warm;
-	uint64_t linger; /* ns that an idle port is polled for before it sleeps: waking it costs about as much */
+	uint32_t busy_turns; /* since a turn without anything to do, or epoll being asked */
+	uint64_t linger;     /* ns that an idle port is polled for before it sleeps: waking it costs about as much */
+	TAILQ_HEAD(, port) relieving; /* have room again for sources that still wait */
 	TAILQ_HEAD(, port) unflushed; /* to be flushed at the end of this turn */
 	STAILQ_HEAD(, port) ended;    /* ports Python has not been told about */
 	bool stopping;

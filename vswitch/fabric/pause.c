@@ -5,18 +5,26 @@
 
 #include "engine.h"
 
-static void resume_sources(struct port *port)
+static bool resume_first_source(struct port *port)
 {
-	struct port *source;
+	struct port *source = TAILQ_FIRST(&port->waiting);
 
-	while ((source = TAILQ_FIRST(&port->waiting))) {
-		TAILQ_REMOVE(&port->waiting, source, in_waiting);
-		source->waits_for = NULL;
-		if (source->ops->poll)
-			vsw_engine_warm(source);
-		else
-			vsw_port_watch(source, source->events | EPOLLIN);
-	}
+	if (!source)
+		return false;
+	TAILQ_REMOVE(&port->waiting, source, in_waiting);
+	source->waits_for = NULL;
+	if (source->ops->poll)
+		vsw_engine_warm(source);
+	else
+		vsw_port_watch(source, source->events | EPOLLIN);
+	return true;
+}
+
+static void stop_relieving(struct port *port)
+{
+	if (port->relieving)
+		TAILQ_REMOVE(&port->engine->relieving, port, in_relieving);
+	port->relieving = false;
 }
 
 static void leave_congested(struct port *port, enum congestion next)
@@ -24,7 +32,24 @@ static void leave_congested(struct port *port, enum congestion next)
 	if (port->congestion == CONGESTION_CONGESTED)
 		TAILQ_REMOVE(&port->engine->congested, port, in_congested);
 	port->congestion = next;
-	resume_sources(port);
+}
+
+static void resume_all_sources(struct port *port)
+{
+	stop_relieving(port);
+	while (resume_first_source(port))
+		;
+}
+
+void vsw_pause_resume_some(struct engine *engine)
+{
+	struct port *port, *next;
+
+	for (port = TAILQ_FIRST(&engine->relieving); port; port = next) {
+		next = TAILQ_NEXT(port, in_relieving);
+		if (port->congestion != CONGESTION_CLEAR || !resume_first_source(port))
+			stop_relieving(port);
+	}
 }
 
 void vsw_pause_congested(struct port *port)
@@ -38,8 +63,13 @@ void vsw_pause_congested(struct port *port)
 
 void vsw_pause_relieved(struct port *port, bool empty)
 {
-	if (port->congestion == CONGESTION_CONGESTED || (empty && port->congestion == CONGESTION_GIVEN_UP))
-		leave_congested(port, CONGESTION_CLEAR);
+	if (port->congestion != CONGESTION_CONGESTED && !(empty && port->congestion == CONGESTION_GIVEN_UP))
+		return;
+	leave_congested(port, CONGESTION_CLEAR);
+	if (resume_first_source(port) && !port->relieving) {
+		port->relieving = true;
+		TAILQ_INSERT_TAIL(&port->engine->relieving, port, in_relieving);
+	}
 }
 
 void vsw_pause_source(struct port *source, struct port *destination)
@@ -60,14 +90,17 @@ void vsw_pause_forget(struct port *port)
 		port->waits_for = NULL;
 	}
 	leave_congested(port, CONGESTION_CLEAR);
+	resume_all_sources(port);
 }
 
 void vsw_pause_expire(struct engine *engine)
 {
 	struct port *port;
 
-	while ((port = TAILQ_FIRST(&engine->congested)) && port->congested_until <= engine->now)
+	while ((port = TAILQ_FIRST(&engine->congested)) && port->congested_until <= engine->now) {
 		leave_congested(port, CONGESTION_GIVEN_UP);
+		resume_all_sources(port);
+	}
 }
 
 uint64_t vsw_pause_deadline(const struct engine *engine)

@@ -2,8 +2,12 @@
 /* Bounded back-pressure: a source is not read while the port it sends unicast to has a long queue.
  *
  * A fast sender and a slow receiver then run at the receiver's speed with nothing lost and no work wasted on frames
- * that would be dropped. Frames flooded to several ports never pause anybody. The bound, see enum congestion: a port can hold sources up
- * for PAUSE_LIMIT_NS once per time its queue fills and empties, so no peer can slow another one down for long.
+ * that would be dropped. Frames flooded to several ports never pause anybody. The bound, see enum congestion: a port that
+ * takes nothing for PAUSE_LIMIT_NS is not waited for any more. One that goes on taking, slowly, sets the pace of those who
+ * send to it, also of what they send elsewhere: where that is not wanted, it is to drop (port_settings.overflow_drop).
+ *
+ * When a port has room again its sources go on one after the other, a turn each, for as long as there is room: all at once
+ * they would bring more than fits.
  */
 #ifndef VSW_PAUSE_H
 #define VSW_PAUSE_H
@@ -22,6 +26,9 @@ void vsw_pause_relieved(struct port *port, bool empty);
 
 /* Stop reading `source` while `destination` is CONGESTED. */
 void vsw_pause_source(struct port *source, struct port *destination);
+
+/* Let one more source go on for each port that has room again. Called once a turn. */
+void vsw_pause_resume_some(struct engine *engine);
 
 /* `port` is going away, as source and as destination. */
 void vsw_pause_forget(struct port *port);

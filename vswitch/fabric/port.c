@@ -226,6 +226,11 @@ enum drop vsw_drop_for_errno(int error)
 
 void vsw_port_free(struct port *port)
 {
+	if (port->state == PORT_UP && port->ops->finish) {
+		port->held = true;
+		port->ops->finish(port);
+		release(port);
+	}
 	if (port->state == PORT_UP)
 		stop(port, PORT_CLOSED);
 	if (port->unreported)

@@ -60,6 +60,11 @@ struct port_ops {
 	/* About once a second: count or notice what no event tells. NULL for a type that has nothing of the kind. */
 	void (*tick)(struct port *port);
 
+	/* The port is about to be removed while it is UP: take what the peer had sent before. NULL for a type whose peer's end
+	 * is seen only after its last frame.
+	 */
+	void (*finish)(struct port *port);
+
 	/* Free port->private, counting what was still queued. The caller closes the descriptors. */
 	void (*close)(struct port *port);
 };
@@ -106,7 +111,7 @@ extern const char *const vsw_port_state_names[NUM_PORT_STATES];
 /* CLEAR       the queue is short.
  * CONGESTED   the queue has passed its mark: a source that sends unicast here is paused. Until a time limit only.
  * GIVEN_UP    the limit passed: nobody waits for this port until its queue has been empty once; what does not fit is
- *             dropped. So a port that takes nothing, or little, cannot hold up the others.
+ *             dropped. So a port that takes nothing cannot hold up the others.
  */
 enum congestion { CONGESTION_CLEAR, CONGESTION_CONGESTED, CONGESTION_GIVEN_UP };
 
@@ -139,7 +144,8 @@ struct port {
 	TAILQ_ENTRY(port) in_congested; /* engine->congested */
 	TAILQ_ENTRY(port) in_warm;      /* engine->warm */
 	TAILQ_ENTRY(port) in_unflushed; /* engine->unflushed */
-	bool warm, unflushed;
+	TAILQ_ENTRY(port) in_relieving; /* engine->relieving */
+	bool warm, unflushed, relieving;
 	bool held;                   /* the engine is in one of its operations: it ends when that returns */
 	STAILQ_ENTRY(port) in_ended; /* engine->ended, until Python has heard of it */
 	bool unreported;
@@ -167,6 +173,16 @@ void vsw_port_free(struct port *port);
  */
 __attribute__((format(printf, 3, 4))) void vsw_port_end(struct port *port, enum port_state state, const char *reason,
 							...);
+
+/* Count a frame of `len` bytes that came in and goes no further. */
+static inline void vsw_port_drop_in(struct port *port, enum drop why, uint32_t len)
+{
+	port->rx.frames++;
+	port->rx.bytes += len;
+	port->rx.unsorted_frames++;
+	port->rx.unsorted_bytes += len;
+	port->drops[why]++;
+}
 
 /* Run one of an UP port's own operations; drain and collect if epoll's `events` say so. */
 void vsw_port_handle(struct port *port, uint32_t events);

@@ -86,7 +86,7 @@ static void mcast_collect(struct port *port)
 		if (from[i].sin_port == mcast->self.sin_port && from[i].sin_addr.s_addr == mcast->self.sin_addr.s_addr)
 			continue;
 		if (len < FRAME_MIN) {
-			port->drops[DROP_RUNT]++;
+			vsw_port_drop_in(port, DROP_RUNT, len);
 			continue;
 		}
 		frame_set_prefix(data, len);

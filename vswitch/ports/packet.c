@@ -115,16 +115,16 @@ static bool accept_frame(struct port *port, struct mmsghdr *message, struct fram
 	uint32_t len = message->msg_len;
 
 	if (!read_auxdata(&message->msg_hdr, &auxdata) || message->msg_hdr.msg_flags & MSG_TRUNC) {
-		port->drops[DROP_OVERSIZE]++;
+		vsw_port_drop_in(port, DROP_OVERSIZE, len);
 		size_slots(port); /* the MTU may have grown; what that says can wait until the device is used next */
 		return false;
 	}
 	if (auxdata.tp_status & TP_STATUS_CSUMNOTREADY) {
-		port->drops[DROP_NO_CHECKSUM]++;
+		vsw_port_drop_in(port, DROP_NO_CHECKSUM, len);
 		return false;
 	}
 	if (len < FRAME_MIN) {
-		port->drops[DROP_RUNT]++;
+		vsw_port_drop_in(port, DROP_RUNT, len);
 		return false;
 	}
 	if (auxdata.tp_status & TP_STATUS_VLAN_VALID) {

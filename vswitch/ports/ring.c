@@ -62,6 +62,7 @@ struct ring {
 	uint32_t rings, n_slots, buf_size, n_bufs;
 	uint32_t part_max;       /* bytes of a frame that fit one slot */
 	uint64_t busy_at;        /* ns */
+	unsigned next_tx;        /* whose turn it is */
 	bool armed;              /* some need-kick word of ours is set */
 	uint64_t released;       /* slots the client has given back ... */
 	uint64_t released_since; /* ... since then, ns */
@@ -118,6 +119,19 @@ static void ring_close(struct port *port)
 	nmr_unmap(&ring->area);
 	free(ring);
 	port->private = NULL;
+}
+
+static bool collect_ring(struct port *port, struct tx *tx);
+
+/* The client has gone: what it had sent before goes on its way. */
+static void ring_finish(struct port *port)
+{
+	struct ring *ring = port->private;
+
+	for (unsigned i = 0; i < ring->rings; i++)
+		for (uint32_t taken = 0; taken < ring->n_slots && port->state == PORT_UP; taken += FRAME_BATCH)
+			if (!collect_ring(port, &ring->tx[i]))
+				break;
 }
 
 static void ring_flush(struct port *port)
@@ -189,7 +203,7 @@ static int join(struct burst *burst, const uint64_t *words, unsigned n)
 		len += nmr_word_len(words[parts]);
 	} while (nmr_word_flags(words[parts++]) & NS_MOREFRAG);
 	if (len < FRAME_MIN || len > FRAME_MAX) {
-		port->drops[len < FRAME_MIN ? DROP_RUNT : DROP_OVERSIZE]++;
+		vsw_port_drop_in(port, len < FRAME_MIN ? DROP_RUNT : DROP_OVERSIZE, len);
 		return (int)parts;
 	}
 	if (HEADS_SIZE + burst->joined + JOIN_STRIDE > ENGINE_SCRATCH)
@@ -214,7 +228,7 @@ static inline void add(struct burst *burst, uint64_t word)
 	uint32_t len = nmr_word_len(word);
 
 	if (len < FRAME_MIN) {
-		burst->port->drops[DROP_RUNT]++;
+		vsw_port_drop_in(burst->port, DROP_RUNT, len);
 		return;
 	}
 	memcpy(head, buf, FRAME_HEAD);
@@ -245,10 +259,10 @@ static int forward(struct port *port, const uint64_t *words, unsigned n)
 			add(&burst, words[i]);
 		else
 			parts = -1;
-		if (parts < 0)
-			return -1;
-		if (!parts)
-			break;
+		if (parts <= 0) {
+			hand_over(&burst); /* what came before a mistake was no mistake */
+			return parts < 0 ? -1 : (int)i;
+		}
 		i += (unsigned)parts;
 	}
 	hand_over(&burst);
@@ -297,6 +311,7 @@ static bool collect_ring(struct port *port, struct tx *tx)
 	tx->cur = nmr_advance(tx->cur, (uint32_t)taken, ring->n_slots);
 	__atomic_store_n(&tx->ktoa->hwcur, tx->cur, __ATOMIC_RELAXED);
 	nmr_publish(&tx->ktoa->hwtail, nmr_previous(tx->cur, ring->n_slots));
+	nmr_fence(); /* before looking at cur, too: it belongs to the word that nmr_must_kick() looks at */
 	if (has_room_it_waits_for(ring, tx, nmr_previous(tx->cur, ring->n_slots)) &&
 	    nmr_must_kick(&tx->atok->appl_need_kick, &tx->kicked))
 		vsw_engine_flush_later(port);
@@ -335,8 +350,9 @@ static inline void copy_frame(uint8_t *to, const struct frame *frame)
 		memcpy(to, frame->head, FRAME_HEAD);
 	else
 		memcpy(to, frame->head, frame->head_len);
+	/* A client may have put one buffer into both of its rings, and a frame may come back to it. */
 	if (frame->head_len < frame->len)
-		memcpy(to + frame->head_len, frame->rest, frame->len - frame->head_len);
+		memmove(to + frame->head_len, frame->rest, frame->len - frame->head_len);
 }
 
 /* Slots we may still fill. One stays empty, so that full and empty differ. */
@@ -410,7 +426,7 @@ static bool put_long(struct port *port, struct rx *rx, const struct frame *frame
 			size_t n =
 				pieces[piece].iov_len - from < len - done ? pieces[piece].iov_len - from : len - done;
 
-			memcpy(to + done, (uint8_t *)pieces[piece].iov_base + from, n);
+			memmove(to + done, (uint8_t *)pieces[piece].iov_base + from, n);
 			done += (uint32_t)n;
 			from += n;
 			if (from == pieces[piece].iov_len) {
@@ -426,12 +442,35 @@ static bool put_long(struct port *port, struct rx *rx, const struct frame *frame
 	return true;
 }
 
+/* The longest frame a ring takes, in bytes. */
+static uint32_t longest(const struct ring *ring)
+{
+	uint32_t parts = ring->n_slots - 1 < NMR_MAX_FRAGMENTS ? ring->n_slots - 1 : NMR_MAX_FRAGMENTS;
+
+	return parts * ring->part_max;
+}
+
+/* Count `n` frames, all given to the client but those `too_long` for it. */
+static void count_out(struct port *port, const struct frame *frames, unsigned n, unsigned too_long)
+{
+	const struct ring *ring = port->private;
+
+	port->drops[DROP_TOO_LONG] += too_long;
+	if (!too_long) {
+		vsw_traffic_add_frames(&port->tx, frames, n);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (frames[i].len <= longest(ring))
+			vsw_traffic_add_frames(&port->tx, &frames[i], 1);
+}
+
 /* Put as many of `n` frames into free slots as fit, and publish them. Return how many; 0 when the port has ended. */
 static unsigned fill(struct port *port, struct rx *rx, const struct frame *frames, unsigned n)
 {
 	const struct ring *ring = port->private;
 	uint32_t before = rx->tail, room;
-	unsigned counted = 0, i;
+	unsigned too_long = 0, i;
 
 	if (room_in(ring, rx) < n)
 		take_back(port, rx);
@@ -445,10 +484,8 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 		if (len > ring->part_max) {
 			uint32_t parts = (len + ring->part_max - 1) / ring->part_max;
 
-			if (parts > NMR_MAX_FRAGMENTS || parts >= ring->n_slots) {
-				vsw_traffic_add_frames(&port->tx, frames + counted, i - counted);
-				counted = i + 1;
-				port->drops[DROP_TOO_LONG]++;
+			if (len > longest(ring)) {
+				too_long++;
 				continue;
 			}
 			if (parts > room)
@@ -467,7 +504,7 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 		rx->tail = nmr_next(rx->tail, ring->n_slots);
 		room--;
 	}
-	vsw_traffic_add_frames(&port->tx, frames + counted, i - counted);
+	count_out(port, frames, i, too_long);
 	if (rx->tail != before) {
 		nmr_publish(&rx->ktoa->hwtail, rx->tail);
 		if (nmr_must_kick(&rx->atok->appl_need_kick, &rx->kicked))
@@ -484,25 +521,38 @@ static struct rx *choose(struct ring *ring, const struct frame *frame)
 	return &ring->rx[(uint32_t)((stations * 0x9e3779b97f4a7c15ULL) >> 32) % ring->rings];
 }
 
-static unsigned spread(struct port *port, const struct frame *frames, unsigned n)
+/* Put `n` frames into the rings they belong to. Return how many were settled: where one finds no slot, those after it are
+ * not tried, to keep the order; or, with `drop`, it and those for the same ring right after it are dropped.
+ */
+static unsigned spread(struct port *port, const struct frame *frames, unsigned n, bool drop)
 {
 	struct ring *ring = port->private;
 	unsigned i = 0;
 
-	if (ring->rings == 1)
-		return fill(port, &ring->rx[0], frames, n);
 	while (i < n) {
-		struct rx *rx = choose(ring, &frames[i]);
+		struct rx *rx = ring->rings == 1 ? &ring->rx[0] : choose(ring, &frames[i]);
 		unsigned run = 1, done;
 
-		while (i + run < n && choose(ring, &frames[i + run]) == rx)
+		while (i + run < n && (ring->rings == 1 || choose(ring, &frames[i + run]) == rx))
 			run++;
 		done = fill(port, rx, frames + i, run);
+		if (drop && port->state == PORT_UP) {
+			port->drops[DROP_OVERFLOW] += run - done;
+			done = run;
+		}
 		i += done;
 		if (done < run)
-			break; /* the rest keeps its order, if in the queue; at worst a ring that has room waits a little */
+			break;
 	}
 	return i;
+}
+
+/* Whether there is something to do once the client releases slots. */
+static bool waits_for_room(const struct port *port)
+{
+	const struct ring *ring = port->private;
+
+	return ring->queue.frames || port->congestion != CONGESTION_CLEAR;
 }
 
 static uint32_t least_room(const struct ring *ring)
@@ -521,31 +571,12 @@ static uint32_t mark(const struct ring *ring)
 	return ring->n_slots / 2 < FRAME_BATCH ? ring->n_slots / 2 : FRAME_BATCH;
 }
 
-/* Drop what finds no slot. A frame for another ring, behind it, may still find one. */
-static void deliver_or_drop(struct port *port, const struct frame *frames, unsigned n)
-{
-	unsigned i = 0;
-
-	while (i < n && port->state == PORT_UP) {
-		i += spread(port, frames + i, n - i);
-		if (i < n && port->state == PORT_UP) {
-			port->drops[DROP_OVERFLOW]++;
-			i++;
-		}
-	}
-	port->drops[DROP_CLOSED] += n - i;
-}
-
 static void ring_deliver(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct ring *ring = port->private;
 	unsigned i;
 
-	if (port->settings.overflow_drop && !ring->queue.frames) {
-		deliver_or_drop(port, frames, n);
-		return;
-	}
-	i = ring->queue.frames ? 0 : spread(port, frames, n);
+	i = ring->queue.frames ? 0 : spread(port, frames, n, port->settings.overflow_drop);
 	if (port->state != PORT_UP) {
 		port->drops[DROP_CLOSED] += n - i;
 		return;
@@ -553,10 +584,10 @@ static void ring_deliver(struct port *port, const struct frame *frames, unsigned
 	for (; i < n; i++)
 		if (!vsw_outqueue_push(&ring->queue, &frames[i], 0))
 			port->drops[DROP_OVERFLOW]++;
-	if (ring->queue.frames || least_room(ring) < mark(ring)) {
+	if (!port->settings.overflow_drop && (ring->queue.frames || least_room(ring) < mark(ring)))
 		vsw_pause_congested(port);
+	if (waits_for_room(port))
 		vsw_engine_warm(port);
-	}
 }
 
 /* Whether a client that nobody waits for any more has shown that it is worth it: under load its ring may never be seen
@@ -569,7 +600,7 @@ static bool has_recovered(struct port *port)
 	if (port->congestion != CONGESTION_GIVEN_UP)
 		return false;
 	if (port->engine->now - ring->released_since < PAUSE_LIMIT_NS)
-		return ring->released >= ring->n_slots;
+		return ring->released >= ring->n_slots && ring->released >= FRAME_BATCH;
 	ring->released_since = port->engine->now;
 	ring->released = 0;
 	return false;
@@ -588,7 +619,7 @@ static bool drain(struct port *port)
 		struct frame frame = frame_whole(data, vsw_outqueue_copy_front(&ring->queue, data));
 		struct traffic counted = { 0 }; /* by spread() */
 
-		if (!spread(port, &frame, 1))
+		if (!spread(port, &frame, 1, false))
 			break;
 		vsw_outqueue_consume(&ring->queue, FRAME_PREFIX + frame.len, &counted);
 	}
@@ -602,13 +633,6 @@ static bool drain(struct port *port)
 }
 
 /* --- sleeping and waking --- */
-
-static bool waits_for_room(const struct port *port)
-{
-	const struct ring *ring = port->private;
-
-	return ring->queue.frames || port->congestion != CONGESTION_CLEAR;
-}
 
 static void disarm(struct ring *ring)
 {
@@ -645,16 +669,19 @@ static bool arm(struct port *port)
 static enum poll_result ring_poll(struct port *port)
 {
 	struct ring *ring = port->private;
-	bool busy = false;
+	bool drained = false, busy = false;
 
 	disarm(ring);
 	if (waits_for_room(port))
-		busy |= drain(port);
-	for (unsigned i = 0; i < ring->rings && port->state == PORT_UP && !port->waits_for; i++)
-		busy |= collect_ring(port, &ring->tx[i]);
+		drained = drain(port);
+	/* One burst a turn, however many rings it has: no client gets more than its share. */
+	for (unsigned i = 0; i < ring->rings && !busy && port->state == PORT_UP && !port->waits_for; i++) {
+		busy = collect_ring(port, &ring->tx[ring->next_tx]);
+		ring->next_tx = ring->next_tx + 1 == ring->rings ? 0 : ring->next_tx + 1;
+	}
 	if (port->state != PORT_UP)
 		return POLL_SLEEPS;
-	if (busy) {
+	if (busy || drained) {
 		ring->busy_at = port->engine->now;
 		return POLL_BUSY;
 	}
@@ -677,5 +704,6 @@ const struct port_ops vsw_ring_ops = {
 	.deliver = ring_deliver,
 	.poll = ring_poll,
 	.flush = ring_flush,
+	.finish = ring_finish,
 	.close = ring_close,
 };

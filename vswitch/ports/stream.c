@@ -120,7 +120,7 @@ static void hand_over(struct found *found)
 static void add(struct found *found, const uint8_t *data, uint32_t len)
 {
 	if (len < FRAME_MIN) {
-		found->port->drops[DROP_RUNT]++;
+		vsw_port_drop_in(found->port, DROP_RUNT, len);
 		return;
 	}
 	found->frames[found->n++] = frame_whole(data, len);
@@ -138,7 +138,7 @@ static ssize_t parse(struct found *found, const uint8_t *wire, size_t n)
 
 		if (len > FRAME_MAX) {
 			hand_over(found);
-			found->port->drops[DROP_OVERSIZE]++;
+			vsw_port_drop_in(found->port, DROP_OVERSIZE, len);
 			vsw_port_end(found->port, PORT_ERROR,
 				     "the peer sent a frame of %u bytes; at most %u are allowed", len, FRAME_MAX);
 			return -1;

@@ -56,7 +56,7 @@ static void tap_collect(struct port *port)
 			break;
 		}
 		if (got < FRAME_MIN) {
-			port->drops[DROP_RUNT]++;
+			vsw_port_drop_in(port, DROP_RUNT, (uint32_t)got);
 			continue;
 		}
 		frame_set_prefix(data, (uint32_t)got);
