@@ -538,6 +538,53 @@ static void a_storm_is_cut_to_its_limit(void)
 	lab_stop();
 }
 
+/* Learning would keep such frames from being flooded, but not where it is off, or the table has no room. */
+static void frames_from_and_to_one_unlearnt_address_are_limited_like_others(void)
+{
+	for (unsigned full = 0; full < 2; full++) {
+		struct trio lan = start();
+		struct switch_settings settings = sw->settings;
+
+		settings.fdb_limit = full ? 0 : 100;
+		vsw_switch_configure(sw, &settings);
+		SET(lan.a, to->storm_limit = 20, to->learning = full);
+		for (unsigned i = 0; i < 5; i++)
+			wire_pass(lan.a, wire_make(A, A, 60, 1));
+		CHECK(dropped(lan.a, DROP_STORM) == 3);
+		CHECK(!wire_silent(lan.b) && !wire_silent(lan.b) && wire_silent(lan.b));
+		lab_stop();
+	}
+}
+
+static void frames_to_and_from_one_address_that_is_learnt_take_nothing_of_the_storm_limit(void)
+{
+	struct trio lan = start();
+
+	SET(lan.a, to->storm_limit = 1);
+	for (unsigned i = 0; i < 5; i++)
+		wire_pass(lan.a, wire_make(A, A, 60, 1));
+	CHECK(dropped(lan.a, DROP_SAME_PORT) == 5 && silent(lan));
+	wire_pass(lan.a, wire_make(ANYBODY, A, 60, 1));
+	CHECK(!dropped(lan.a, DROP_STORM) && !wire_silent(lan.b));
+	lab_stop();
+}
+
+/* A destination that was known until this frame's source took its place in the table. */
+static void a_frame_that_displaces_its_own_destination_is_limited_like_others(void)
+{
+	struct trio lan = start();
+	struct switch_settings settings = sw->settings;
+
+	settings.fdb_limit = 1;
+	vsw_switch_configure(sw, &settings);
+	SET(lan.a, to->storm_limit = 1);
+	for (unsigned i = 0; i < 5; i++)
+		wire_pass(lan.a, wire_make(i & 1 ? A : B, i & 1 ? B : A, 60, 1));
+	CHECK(dropped(lan.a, DROP_STORM) == 4);
+	CHECK(!wire_silent(lan.b) && wire_silent(lan.b));
+	lab_stop();
+}
+
 static void a_frame_the_storm_limit_drops_teaches_nothing(void)
 {
 	struct trio lan = start();
@@ -828,6 +875,9 @@ int main(void)
 	RUN(floods_leave_only_where_they_may);
 	RUN(what_is_flooded_nowhere_is_counted);
 	RUN(a_storm_is_cut_to_its_limit);
+	RUN(frames_from_and_to_one_unlearnt_address_are_limited_like_others);
+	RUN(frames_to_and_from_one_address_that_is_learnt_take_nothing_of_the_storm_limit);
+	RUN(a_frame_that_displaces_its_own_destination_is_limited_like_others);
 	RUN(a_frame_the_storm_limit_drops_teaches_nothing);
 	RUN(frames_from_beyond_the_mac_limit_are_dropped);
 	RUN(a_static_address_on_another_port_is_dropped);

@@ -207,7 +207,7 @@ static enum drop take(unsigned in, struct wire wire)
 	struct wire bare = wire;
 	struct known *known;
 	unsigned tci = 0;
-	bool floods;
+	bool floods, asked;
 
 	age_table();
 	if (is_beyond_mtu(port, &wire))
@@ -240,7 +240,8 @@ static enum drop take(unsigned in, struct wire wire)
 	if (!(known && known->port == in) && port->settings.mac_limit && count_on(in) >= port->settings.mac_limit)
 		return DROP_MAC_LIMIT;
 	floods = (to_mac >> 40 & 1) || !find_known(tci & 0xfff, to_mac);
-	if (floods && to_mac != from_mac && port->settings.storm_limit && !has_token(port))
+	asked = floods && !(port->settings.learning && to_mac == from_mac);
+	if (asked && port->settings.storm_limit && !has_token(port))
 		return DROP_STORM;
 	if (port->settings.learning) {
 		moved += known && known->port != in;
@@ -250,6 +251,8 @@ static enum drop take(unsigned in, struct wire wire)
 			note(tci & 0xfff, from_mac, in, port->settings.sticky ? FDB_STICKY : FDB_DYNAMIC);
 	}
 	known = to_mac >> 40 & 1 ? NULL : find_known(tci & 0xfff, to_mac);
+	if (!known && !asked && port->settings.storm_limit && !has_token(port))
+		return DROP_STORM;
 	if (!known)
 		return flood(in, wire, bare, to_mac, tci);
 	if (known->port == in && !port->settings.hairpin)

@@ -152,13 +152,23 @@ static struct port *look_up(const struct batch *batch, unsigned i, uint64_t now)
 	return vsw_fdb_lookup(&batch->in->sw->fdb, batch->destinations[i], batch->destination_hashes[i], now);
 }
 
+/* Take a flooded frame's worth of what the port may have flooded, unless that is without limit. */
+static bool may_flood(struct port *in, uint64_t now)
+{
+	uint32_t limit = in->settings.storm_limit;
+
+	return !limit || vsw_storm_admits(&in->storm, limit, now);
+}
+
 static struct port *route(struct careful *careful, unsigned i)
 {
 	struct batch *batch = &careful->batch;
 	struct port *in = batch->in;
 	struct fdb *fdb = &in->sw->fdb;
 	uint64_t now = in->engine->now;
-	bool to_itself = batch->sources[i] == batch->destinations[i];
+	/* Its destination is about to be learnt here, so that it will not be flooded, if there is room for that. */
+	bool teaches_its_way = in->settings.learning && batch->sources[i] == batch->destinations[i];
+	bool asked;
 	struct port *to;
 
 	if (careful->casts[i] == CAST_CONTROL)
@@ -171,14 +181,16 @@ static struct port *route(struct careful *careful, unsigned i)
 	default:
 		to = look_up(batch, i, now);
 	}
-	if (!to && !to_itself && in->settings.storm_limit &&
-	    !vsw_storm_admits(&in->storm, in->settings.storm_limit, now))
+	asked = !to && !teaches_its_way; /* before it teaches anything */
+	if (asked && !may_flood(in, now))
 		return refuse(in, DROP_STORM);
 	if (in->settings.learning) {
 		if (vsw_fdb_learn(fdb, batch->sources[i], batch->source_hashes[i], in, now) == FDB_FULL)
 			in->unlearnt++;
 		to = look_up(batch, i, now); /* it may just have been learnt, or displaced */
 	}
+	if (!to && !asked && !may_flood(in, now))
+		return refuse(in, DROP_STORM);
 	return to ? route_known(careful, i, to) : NULL;
 }
 
