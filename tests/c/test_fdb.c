@@ -210,6 +210,22 @@ static void stickiness_comes_and_goes_for_what_is_learnt(void)
 	vsw_fdb_free(&fdb);
 }
 
+/* The order of a port's addresses is only as fine as an epoch: the oldest may hide behind one heard since. */
+static void what_is_too_old_does_not_become_sticky(void)
+{
+	start(100);
+	for (uint64_t key = 1; key <= 50; key++)
+		learn(key, &ports[0], 0);
+	for (uint64_t key = 1; key <= 25; key++)
+		learn(key, &ports[0], FDB_EPOCH_NS - 1); /* heard again, and not relinked */
+	ports[0].settings.sticky = true;
+	CHECK(!vsw_fdb_restick(&fdb, &ports[0], 300 * SECOND));
+	CHECK(fdb.used == 25 && ports[0].addresses.lasting.n == 25 && !ports[0].addresses.dynamic.n);
+	for (uint64_t key = 1; key <= 50; key++)
+		CHECK((look_up(key, 300 * SECOND) == &ports[0]) == (key <= 25));
+	vsw_fdb_free(&fdb);
+}
+
 static void a_port_takes_no_more_addresses_than_its_limit(void)
 {
 	start(100);
@@ -460,6 +476,7 @@ int main(void)
 	RUN(static_entries_stay_where_they_are);
 	RUN(sticky_ports_keep_what_they_learn);
 	RUN(stickiness_comes_and_goes_for_what_is_learnt);
+	RUN(what_is_too_old_does_not_become_sticky);
 	RUN(a_port_takes_no_more_addresses_than_its_limit);
 	RUN(addresses_in_sequence_make_no_heaps);
 	RUN(agrees_with_a_plain_table);

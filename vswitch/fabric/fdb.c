@@ -371,10 +371,12 @@ int vsw_fdb_restick(struct fdb *fdb, struct port *port, uint64_t now)
 		return 0;
 	if (!vsw_ranking_reserve(&fdb->ranking))
 		return -ENOMEM;
-	age_port(fdb, port, now);
 	for (uint32_t i = 0; i < fdb->n_slots; i++) {
 		struct fdb_entry *entry = &fdb->slots[i];
 
+		/* What is too old must not become sticky. After erase() another entry may be here. */
+		while (entry->port == port && !vsw_fdb_is_alive(fdb, entry, now))
+			erase(fdb, entry);
 		if (entry->port != port || entry->kind == FDB_STATIC || entry->kind == kind_on(port))
 			continue;
 		unfile(fdb, entry);
