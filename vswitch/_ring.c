@@ -3,11 +3,16 @@
  *
  * Memory is mapped by a Mapping, which a Ring and every view of a frame hold: closing a ring gives its port up at once, but
  * memory that somebody still looks at stays mapped.
+ *
+ * A method may run other Python code: where it lets go of the GIL, in iterators and items it is given, in the garbage
+ * collector. That code may close the ring, or use it. So a method first reads its arguments, all of them; then it is *in* the
+ * mapping (enter, leave), which keeps the memory where it is; the last one out gives a port up that was closed meanwhile.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "libvswitch.h"
@@ -16,7 +21,11 @@
 
 typedef struct {
 	PyObject_HEAD struct vsw_ring *ring;
-	Py_ssize_t views;
+	Py_ssize_t views;    /* memoryviews there are of it */
+	Py_ssize_t users;    /* methods that are in it */
+	uint64_t generation; /* of the memory: how often the ring has been reopened */
+	int reopening;       /* the only user is reopen(), without the GIL: there is no memory */
+	int closed;
 } Mapping;
 
 typedef struct {
@@ -27,6 +36,7 @@ typedef struct {
 
 typedef struct {
 	PyObject_HEAD Mapping *mapping;
+	uint64_t generation; /* of the mapping, in which `data` is */
 	uint8_t *data;
 	Py_ssize_t size;
 	int readonly;
@@ -58,6 +68,7 @@ static PyObject *view_of(Mapping *mapping, void *data, size_t size, int readonly
 	if (!view)
 		return NULL;
 	view->mapping = (Mapping *)Py_NewRef((PyObject *)mapping);
+	view->generation = mapping->generation;
 	view->data = data;
 	view->size = (Py_ssize_t)size;
 	view->readonly = readonly;
@@ -68,8 +79,14 @@ static PyObject *view_of(Mapping *mapping, void *data, size_t size, int readonly
 
 static int view_get(View *self, Py_buffer *buffer, int flags)
 {
-	int ret = PyBuffer_FillInfo(buffer, (PyObject *)self, self->data, self->size, self->readonly, flags);
+	int ret;
 
+	if (self->generation != self->mapping->generation) {
+		buffer->obj = NULL;
+		PyErr_SetString(PyExc_BufferError, "the ring has been opened anew: this memory is gone");
+		return -1;
+	}
+	ret = PyBuffer_FillInfo(buffer, (PyObject *)self, self->data, self->size, self->readonly, flags);
 	if (!ret)
 		self->mapping->views++;
 	return ret;
@@ -105,12 +122,34 @@ static PyObject *raise_errno(Ring *self, int ret)
 	return raise_error(self, strerror(-ret));
 }
 
-static struct vsw_ring *open_ring(Ring *self)
+/* Begin to use a ring: until leave() its memory stays as it is. Return NULL with an exception where it cannot be used. */
+static Mapping *enter(Ring *self)
 {
-	if (self->mapping)
-		return self->mapping->ring;
-	raise_error(self, "the ring is closed");
-	return NULL;
+	Mapping *mapping = self->mapping;
+
+	if (!mapping) {
+		raise_error(self, "the ring is closed");
+		return NULL;
+	}
+	if (mapping->reopening) {
+		raise_error(self, "the ring is being reopened");
+		return NULL;
+	}
+	mapping->users++;
+	return (Mapping *)Py_NewRef((PyObject *)mapping);
+}
+
+static void leave(Mapping *mapping)
+{
+	if (!--mapping->users && mapping->closed)
+		vsw_ring_leave(mapping->ring);
+	Py_DECREF((PyObject *)mapping);
+}
+
+/* Return `value` as a uint32_t, between 1 and `most`; also for one that is not a number. */
+static uint32_t bounded(double value, uint32_t most)
+{
+	return value >= most ? most : value > 1 ? (uint32_t)value : 1;
 }
 
 static PyObject *ring_create(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -129,8 +168,8 @@ static PyObject *ring_create(PyTypeObject *type, PyObject *args, PyObject *keywo
 	if (!PyArg_ParseTupleAndKeywords(args, keywords, "ziIIIddO:Ring", names, &name, &fd, &options.rings,
 					 &options.slots, &options.buf_size, &timeout, &linger, &error))
 		return NULL;
-	options.timeout_ms = timeout > 0 && timeout < 1e6 ? (uint32_t)(timeout * 1e3) + 1 : 1;
-	options.linger_us = linger > 0 && linger < 1 ? (uint32_t)(linger * 1e6) + 1 : VSW_NO_LINGER;
+	options.timeout_ms = bounded(timeout * 1e3, INT_MAX);
+	options.linger_us = linger > 0 ? bounded(linger * 1e6, VSW_NO_LINGER - 1) : VSW_NO_LINGER;
 	self = allocate(type);
 	mapping = allocate(mapping_type);
 	if (!self || !mapping) {
@@ -158,7 +197,11 @@ static PyObject *ring_close(Ring *self, PyObject *unused)
 	(void)unused;
 	self->mapping = NULL;
 	if (mapping) {
-		vsw_ring_leave(mapping->ring);
+		mapping->closed = 1;
+		if (mapping->users)
+			vsw_ring_interrupt(mapping->ring);
+		else
+			vsw_ring_leave(mapping->ring);
 		Py_DECREF((PyObject *)mapping);
 	}
 	Py_RETURN_NONE;
@@ -174,135 +217,182 @@ static void ring_dealloc(Ring *self)
 	Py_DECREF(type);
 }
 
+/* Return what a method that let go of the GIL does: `ret`, -1 after a signal whose handler has
+ * returned, or an exception.
+ */
+static PyObject *result(Ring *self, int closed, int ret)
+{
+	if (closed)
+		return raise_error(self, "the ring is closed");
+	if (ret == -EINTR)
+		return PyErr_CheckSignals() ? NULL : PyLong_FromLong(-1);
+	return ret < 0 ? raise_errno(self, ret) : PyLong_FromLong(ret);
+}
+
 static PyObject *ring_reopen(Ring *self, PyObject *args)
 {
-	struct vsw_ring *ring = open_ring(self);
 	char text[VSW_ERROR_SIZE] = "";
 	PyThreadState *state;
+	Mapping *mapping;
 	double timeout;
-	int ret;
+	int ret, closed;
 
-	if (!ring || !PyArg_ParseTuple(args, "d:reopen", &timeout))
+	if (!PyArg_ParseTuple(args, "d:reopen", &timeout))
 		return NULL;
-	if (self->mapping->views) {
-		PyErr_SetString(PyExc_BufferError, "views of frames are still held");
+	mapping = enter(self);
+	if (!mapping)
+		return NULL;
+	if (mapping->views || mapping->users > 1) {
+		if (mapping->views)
+			PyErr_SetString(PyExc_BufferError, "views of frames are still held");
+		else
+			raise_error(self, "the ring is in use: it cannot be reopened");
+		leave(mapping);
 		return NULL;
 	}
 	self->reserved = 0;
+	mapping->generation++;
+	mapping->reopening = 1;
 	state = PyEval_SaveThread();
-	ret = vsw_ring_reopen(ring, timeout > 0 && timeout < 1e6 ? (int)(timeout * 1e3) : 0, text);
+	ret = vsw_ring_reopen(mapping->ring, (int)bounded(timeout * 1e3, INT_MAX), text);
 	PyEval_RestoreThread(state);
-	if (ret)
+	mapping->reopening = 0;
+	closed = mapping->closed;
+	leave(mapping);
+	if (ret && ret != -EINTR && !closed)
 		return raise_error(self, text[0] ? text : strerror(-ret));
-	Py_RETURN_NONE;
+	return result(self, closed, ret);
 }
 
 static PyObject *ring_fileno(Ring *self, PyObject *unused)
 {
-	struct vsw_ring *ring = open_ring(self);
+	Mapping *mapping = enter(self);
+	int fd;
 
 	(void)unused;
-	return ring ? PyLong_FromLong(vsw_ring_fd(ring)) : NULL;
+	if (!mapping)
+		return NULL;
+	fd = vsw_ring_fd(mapping->ring);
+	leave(mapping);
+	return fd < 0 ? raise_errno(self, -ENOTCONN) : PyLong_FromLong(fd);
 }
 
 static PyObject *ring_facts(Ring *self, PyObject *unused)
 {
-	struct vsw_ring *ring = open_ring(self);
-	const struct netmap_ring *tx = ring ? vsw_ring_tx(ring, 0) : NULL;
+	Mapping *mapping = enter(self);
+	const struct netmap_ring *tx;
+	PyObject *facts;
 
 	(void)unused;
-	if (!ring)
+	if (!mapping)
 		return NULL;
-	if (!tx)
-		return raise_errno(self, -ENOTCONN);
-	return Py_BuildValue("III", vsw_ring_count(ring), tx->num_slots, tx->nr_buf_size);
+	tx = vsw_ring_tx(mapping->ring, 0);
+	facts = tx ? Py_BuildValue("III", vsw_ring_count(mapping->ring), tx->num_slots, tx->nr_buf_size)
+		   : raise_errno(self, -ENOTCONN);
+	leave(mapping);
+	return facts;
 }
 
 /* --- sending --- */
 
-/* Point `pieces` at the bytes of up to BATCH items from `at` on. Return how many, -1 with an exception. */
-static int gather(PyObject *frames, Py_ssize_t at, Py_ssize_t n, struct iovec *pieces, Py_buffer *buffers)
+/* Up to BATCH frames that are about to be sent, and what keeps their bytes where they are. */
+struct batch {
+	int n;
+	struct iovec pieces[BATCH];
+	Py_buffer buffers[BATCH]; /* obj NULL: of bytes, which need none */
+};
+
+static void batch_free(struct batch *batch)
 {
-	int count = 0;
+	while (batch->n--)
+		if (batch->buffers[batch->n].obj)
+			PyBuffer_Release(&batch->buffers[batch->n]);
+}
 
-	for (; count < BATCH && at < n; count++, at++) {
-		PyObject *item = PyList_Check(frames) ? PyList_GetItem(frames, at) : PyTuple_GetItem(frames, at);
+/* Find the bytes of the next items of a tuple. Return 0, or -1 with an exception and nothing held. */
+static int batch_fill(struct batch *batch, PyObject *frames, Py_ssize_t at, Py_ssize_t n)
+{
+	for (batch->n = 0; batch->n < BATCH && at < n; batch->n++, at++) {
+		PyObject *item = PyTuple_GetItem(frames, at);
+		struct iovec *piece = &batch->pieces[batch->n];
+		Py_buffer *buffer = &batch->buffers[batch->n];
 
-		buffers[count].obj = NULL;
-		if (item && PyBytes_Check(item)) {
-			pieces[count].iov_base = PyBytes_AsString(item);
-			pieces[count].iov_len = (size_t)PyBytes_Size(item);
+		buffer->obj = NULL;
+		if (PyBytes_Check(item)) {
+			*piece = (struct iovec){ PyBytes_AsString(item), (size_t)PyBytes_Size(item) };
 			continue;
 		}
-		if (!item || PyObject_GetBuffer(item, &buffers[count], PyBUF_SIMPLE)) {
-			while (count--)
-				if (buffers[count].obj)
-					PyBuffer_Release(&buffers[count]);
+		if (PyObject_GetBuffer(item, buffer, PyBUF_SIMPLE)) {
+			batch_free(batch);
 			return -1;
 		}
-		pieces[count] = (struct iovec){ buffers[count].buf, (size_t)buffers[count].len };
+		*piece = (struct iovec){ buffer->buf, (size_t)buffer->len };
 	}
-	return count;
+	return 0;
+}
+
+/* Send a batch. Return how many of its frames there was room for, or -1 with an exception. */
+static int batch_send(Ring *self, struct batch *batch)
+{
+	Mapping *mapping = enter(self);
+	int ret;
+
+	if (!mapping)
+		return -1;
+	self->reserved = 0;
+	ret = vsw_ring_send(mapping->ring, batch->pieces, (unsigned)batch->n);
+	leave(mapping);
+	if (ret == -EMSGSIZE)
+		PyErr_SetString(PyExc_ValueError, "a frame has 14 to 69632 bytes, in at most 64 slots");
+	else if (ret < 0)
+		raise_errno(self, ret);
+	return ret < 0 ? -1 : ret;
 }
 
 static PyObject *ring_send(Ring *self, PyObject *argument)
 {
-	struct vsw_ring *ring = open_ring(self);
-	struct iovec pieces[BATCH];
-	Py_buffer buffers[BATCH];
-	PyObject *frames;
+	PyObject *frames = PySequence_Tuple(argument); /* ours: a list may change while we look at it */
+	struct batch batch;
 	Py_ssize_t n, sent = 0;
-	int count, ret = 0;
+	int ret;
 
-	if (!ring)
-		return NULL;
-	frames = PyList_Check(argument) || PyTuple_Check(argument) ? Py_NewRef(argument) : PySequence_List(argument);
 	if (!frames)
 		return NULL;
-	self->reserved = 0;
-	n = PySequence_Size(frames);
+	n = PyTuple_Size(frames);
 	do {
-		count = gather(frames, sent, n, pieces, buffers);
-		if (count < 0) {
-			Py_DECREF(frames);
-			return NULL;
-		}
-		ret = vsw_ring_send(ring, pieces, (unsigned)count);
-		for (int i = 0; i < count; i++)
-			if (buffers[i].obj)
-				PyBuffer_Release(&buffers[i]);
+		ret = batch_fill(&batch, frames, sent, n);
+		if (ret)
+			break;
+		ret = batch_send(self, &batch);
+		batch_free(&batch);
 		if (ret > 0)
 			sent += ret;
 	} while (ret == BATCH && sent < n);
 	Py_DECREF(frames);
-	if (ret == -EMSGSIZE && !sent) {
-		PyErr_SetString(PyExc_ValueError, "a frame has 14 to 69632 bytes, in at most 64 slots");
-		return NULL;
+	if (ret < 0 && sent && PyErr_ExceptionMatches(PyExc_Exception)) {
+		PyErr_Clear(); /* what was sent is sent; the next call, which begins here, says what is wrong */
+		ret = 0;
 	}
-	return ret < 0 && !sent ? raise_errno(self, ret) : PyLong_FromSsize_t(sent);
+	return ret < 0 ? NULL : PyLong_FromSsize_t(sent);
 }
 
-static PyObject *ring_reserve(Ring *self, PyObject *args)
+/* Views of up to `n` free buffers, NULL with an exception. */
+static PyObject *reserve(Ring *self, Mapping *mapping, uint32_t n)
 {
-	struct vsw_ring *ring = open_ring(self);
-	struct netmap_ring *tx;
-	unsigned int n;
+	struct netmap_ring *tx = vsw_ring_tx(mapping->ring, 0);
 	uint32_t at, room;
 	PyObject *list;
 
-	if (!ring || !PyArg_ParseTuple(args, "I:reserve", &n))
-		return NULL;
-	tx = vsw_ring_tx(ring, 0);
 	if (!tx)
 		return raise_errno(self, -ENOTCONN);
-	vsw_ring_sync(ring, VSW_TX);
+	vsw_ring_sync(mapping->ring, VSW_TX);
 	room = nmr_distance(tx->head, tx->tail, tx->num_slots);
 	if (n > room)
 		n = room;
 	at = tx->head;
 	list = PyList_New((Py_ssize_t)n);
 	for (unsigned i = 0; list && i < n; i++, at = nmr_next(at, tx->num_slots)) {
-		PyObject *view = view_of(self->mapping, vsw_ring_buf(tx, tx->slot[at].buf_idx), tx->nr_buf_size, 0);
+		PyObject *view = view_of(mapping, vsw_ring_buf(tx, tx->slot[at].buf_idx), tx->nr_buf_size, 0);
 
 		if (!view || PyList_SetItem(list, (Py_ssize_t)i, view))
 			Py_CLEAR(list);
@@ -311,64 +401,110 @@ static PyObject *ring_reserve(Ring *self, PyObject *args)
 	return list;
 }
 
-static PyObject *ring_commit(Ring *self, PyObject *lengths)
+static PyObject *ring_reserve(Ring *self, PyObject *args)
 {
-	struct vsw_ring *ring = open_ring(self);
-	struct netmap_ring *tx = ring ? vsw_ring_tx(ring, 0) : NULL;
-	Py_ssize_t n = PySequence_Size(lengths);
+	unsigned int n;
+	Mapping *mapping;
+	PyObject *list;
+
+	if (!PyArg_ParseTuple(args, "I:reserve", &n))
+		return NULL;
+	mapping = enter(self);
+	if (!mapping)
+		return NULL;
+	list = reserve(self, mapping, n);
+	leave(mapping);
+	return list;
+}
+
+/* Read up to NMR_MAX_SLOTS lengths; one that is none becomes 0. Return how many, or -1 with an exception. */
+static Py_ssize_t read_lengths(PyObject *argument, uint32_t *lengths)
+{
+	PyObject *items = PySequence_Tuple(argument);
+	Py_ssize_t n = items ? PyTuple_Size(items) : -1;
+
+	for (Py_ssize_t i = 0; i < n && i < NMR_MAX_SLOTS; i++) {
+		unsigned long len = PyLong_AsUnsignedLong(PyTuple_GetItem(items, i));
+
+		lengths[i] = len <= UINT16_MAX ? (uint32_t)len : 0;
+		if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+			PyErr_Clear();
+		else if (PyErr_Occurred())
+			n = -1;
+	}
+	Py_XDECREF(items);
+	return n;
+}
+
+/* Send the first `n` reserved buffers. Return 0, or -1 with an exception and nothing sent. */
+static int commit(Ring *self, struct vsw_ring *ring, const uint32_t *lengths, Py_ssize_t n)
+{
+	struct netmap_ring *tx = vsw_ring_tx(ring, 0);
 	uint32_t at;
 
-	if (!ring || n < 0)
-		return NULL;
-	if (!tx)
-		return raise_errno(self, -ENOTCONN);
+	if (!tx) {
+		raise_errno(self, -ENOTCONN);
+		return -1;
+	}
 	if (n > (Py_ssize_t)self->reserved) {
 		PyErr_SetString(PyExc_ValueError, "more lengths than buffers were reserved");
-		return NULL;
+		return -1;
 	}
-	at = tx->head;
-	for (Py_ssize_t i = 0; i < n; i++, at = nmr_next(at, tx->num_slots)) {
-		PyObject *item = PySequence_GetItem(lengths, i);
-		unsigned long len = item ? PyLong_AsUnsignedLong(item) : 0;
-
-		Py_XDECREF(item);
-		if (PyErr_Occurred())
-			return NULL;
-		if (len < 14 || len > tx->nr_buf_size || len > UINT16_MAX) {
+	for (Py_ssize_t i = 0; i < n; i++)
+		if (lengths[i] < 14 || lengths[i] > tx->nr_buf_size) {
 			PyErr_SetString(PyExc_ValueError, "a frame in one buffer has 14 bytes at least, and must fit");
-			return NULL;
+			return -1;
 		}
-		nmr_write_slot(&tx->slot[at], nmr_slot_word(tx->slot[at].buf_idx, (uint16_t)len, 0));
-	}
+	at = tx->head;
+	for (Py_ssize_t i = 0; i < n; i++, at = nmr_next(at, tx->num_slots))
+		nmr_write_slot(&tx->slot[at], nmr_slot_word(tx->slot[at].buf_idx, (uint16_t)lengths[i], 0));
 	tx->head = tx->cur = at;
 	self->reserved = 0;
 	vsw_ring_sync(ring, VSW_TX);
-	Py_RETURN_NONE;
+	return 0;
+}
+
+static PyObject *ring_commit(Ring *self, PyObject *argument)
+{
+	uint32_t lengths[NMR_MAX_SLOTS];
+	Py_ssize_t n = read_lengths(argument, lengths);
+	Mapping *mapping = n < 0 ? NULL : enter(self);
+	int ret;
+
+	if (!mapping)
+		return NULL;
+	ret = commit(self, mapping->ring, lengths, n);
+	leave(mapping);
+	return ret ? NULL : Py_NewRef(Py_None);
 }
 
 /* --- receiving --- */
 
 static PyObject *receive(Ring *self, PyObject *args, int copy)
 {
-	struct vsw_ring *ring = open_ring(self);
 	struct iovec frames[BATCH];
 	unsigned int limit = BATCH;
+	Mapping *mapping;
 	unsigned n;
 	PyObject *list;
 
-	if (!ring || !PyArg_ParseTuple(args, "|I", &limit))
+	if (!PyArg_ParseTuple(args, "|I", &limit))
 		return NULL;
-	n = vsw_ring_receive(ring, frames, limit < BATCH ? limit : BATCH);
+	mapping = enter(self);
+	if (!mapping)
+		return NULL;
+	n = vsw_ring_receive(mapping->ring, frames, limit < BATCH ? limit : BATCH);
 	list = PyList_New((Py_ssize_t)n);
 	for (unsigned i = 0; list && i < n; i++) {
 		PyObject *item = copy ? PyBytes_FromStringAndSize(frames[i].iov_base, (Py_ssize_t)frames[i].iov_len)
-				      : view_of(self->mapping, frames[i].iov_base, frames[i].iov_len, 1);
+				      : view_of(mapping, frames[i].iov_base, frames[i].iov_len, 1);
 
 		if (!item || PyList_SetItem(list, (Py_ssize_t)i, item))
 			Py_CLEAR(list);
 	}
 	if (copy)
-		vsw_ring_release(ring);
+		vsw_ring_release(mapping->ring);
+	leave(mapping);
 	return list;
 }
 
@@ -384,12 +520,13 @@ static PyObject *ring_borrow(Ring *self, PyObject *args)
 
 static PyObject *ring_release(Ring *self, PyObject *unused)
 {
-	struct vsw_ring *ring = open_ring(self);
+	Mapping *mapping = enter(self);
 
 	(void)unused;
-	if (!ring)
+	if (!mapping)
 		return NULL;
-	vsw_ring_release(ring);
+	vsw_ring_release(mapping->ring);
+	leave(mapping);
 	Py_RETURN_NONE;
 }
 
@@ -397,51 +534,63 @@ static PyObject *ring_release(Ring *self, PyObject *unused)
 
 static PyObject *ring_sync(Ring *self, PyObject *args)
 {
-	struct vsw_ring *ring = open_ring(self);
+	Mapping *mapping;
 	int which;
 
-	if (!ring || !PyArg_ParseTuple(args, "i:sync", &which))
+	if (!PyArg_ParseTuple(args, "i:sync", &which))
 		return NULL;
-	vsw_ring_sync(ring, which);
+	mapping = enter(self);
+	if (!mapping)
+		return NULL;
+	vsw_ring_sync(mapping->ring, which);
+	leave(mapping);
 	Py_RETURN_NONE;
 }
 
 static PyObject *ring_wait(Ring *self, PyObject *args)
 {
-	struct vsw_ring *ring = open_ring(self);
 	PyThreadState *state;
-	int which, timeout_ms, ret;
+	Mapping *mapping;
+	int which, timeout_ms, ret, closed;
 
-	if (!ring || !PyArg_ParseTuple(args, "ii:wait", &which, &timeout_ms))
+	if (!PyArg_ParseTuple(args, "ii:wait", &which, &timeout_ms))
+		return NULL;
+	mapping = enter(self);
+	if (!mapping)
 		return NULL;
 	state = PyEval_SaveThread();
-	ret = vsw_ring_wait(ring, which, timeout_ms);
+	ret = vsw_ring_wait(mapping->ring, which, timeout_ms);
 	PyEval_RestoreThread(state);
-	if (ret == -EINTR)
-		return PyErr_CheckSignals() ? NULL : PyLong_FromLong(-1);
-	return ret < 0 ? raise_errno(self, ret) : PyLong_FromLong(ret);
+	closed = mapping->closed;
+	leave(mapping);
+	return result(self, closed, ret);
 }
 
 static PyObject *ring_arm(Ring *self, PyObject *args)
 {
-	struct vsw_ring *ring = open_ring(self);
+	Mapping *mapping;
 	int which, ret;
 
-	if (!ring || !PyArg_ParseTuple(args, "i:arm", &which))
+	if (!PyArg_ParseTuple(args, "i:arm", &which))
 		return NULL;
-	ret = vsw_ring_arm(ring, which);
+	mapping = enter(self);
+	if (!mapping)
+		return NULL;
+	ret = vsw_ring_arm(mapping->ring, which);
+	leave(mapping);
 	return ret < 0 ? raise_errno(self, ret) : PyLong_FromLong(ret);
 }
 
 static PyObject *ring_disarm(Ring *self, PyObject *unused)
 {
-	struct vsw_ring *ring = open_ring(self);
+	Mapping *mapping = enter(self);
 	int ret;
 
 	(void)unused;
-	if (!ring)
+	if (!mapping)
 		return NULL;
-	ret = vsw_ring_disarm(ring);
+	ret = vsw_ring_disarm(mapping->ring);
+	leave(mapping);
 	return ret ? raise_errno(self, ret) : Py_NewRef(Py_None);
 }
 

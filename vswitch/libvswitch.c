@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,6 +21,8 @@
 #define DEFAULT_LINGER    50    /* us */
 #define RETRY_FIRST       10000 /* us between attempts to reopen; doubles, jittered, up to the next */
 #define RETRY_LAST        500000
+#define RETRIES_TO_OPEN   2   /* when the fabric hung up instead of answering */
+#define LOOK_UP           100 /* ms that we sleep at most before we see whether another thread has interrupted us */
 #define BELLS_AT_ONCE     64
 #define EXPORT            __attribute__((visibility("default")))
 #define MILLISECOND_IN_NS ((uint64_t)1000000)
@@ -43,6 +46,9 @@ struct vsw_ring {
 	char *name; /* NULL: adopted */
 	int socket; /* doorbell towards us, and sign of life */
 	int kick;   /* eventfd towards the fabric; -1 in a pipe, where a byte on the socket does it */
+	/* Held to change `socket`, which only the ring's own thread does, and to use it in any other. */
+	pthread_mutex_t socket_lock;
+	bool interrupted; /* set by any thread, never cleared; relaxed: it stands for nothing but itself */
 	uint32_t half;
 	uint32_t n; /* ring pairs */
 	uint32_t next_tx, next_rx;
@@ -73,12 +79,78 @@ __attribute__((format(printf, 2, 3))) static void explain(char *error, const cha
 
 /* --- opening --- */
 
-static int connect_to(const char *path)
+/* A try to open a ring. */
+struct attempt {
+	struct vsw_ring *ring;
+	uint64_t end;   /* ns; when it is given up */
+	bool by_signal; /* or when a signal comes */
+	char *error;    /* where to say why it failed; may be NULL */
+};
+
+static bool is_interrupted(const struct vsw_ring *ring)
+{
+	return __atomic_load_n(&ring->interrupted, __ATOMIC_RELAXED);
+}
+
+/* Return how many ms to sleep next, at most LOOK_UP; 0: it is over. */
+static int nap(const struct attempt *attempt, uint64_t end)
+{
+	uint64_t now = now_ns();
+	uint64_t left;
+
+	end = end < attempt->end ? end : attempt->end;
+	left = now < end ? (end - now + MILLISECOND_IN_NS - 1) / MILLISECOND_IN_NS : 0;
+	return left < LOOK_UP ? (int)left : LOOK_UP;
+}
+
+/* Sleep until `fd` is readable (-1: none is), or until `end`. Return 0, -ETIMEDOUT, -ECANCELED, -EINTR or another -errno. */
+static int sleep_until(const struct attempt *attempt, int fd, uint64_t end)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+
+	for (;;) {
+		int ms = nap(attempt, end);
+		int found;
+
+		if (is_interrupted(attempt->ring))
+			return -ECANCELED;
+		found = poll(&poll_fd, 1, ms);
+		if (found > 0)
+			return 0;
+		if (found < 0 && (errno != EINTR || attempt->by_signal))
+			return -errno;
+		if (!ms)
+			return -ETIMEDOUT;
+	}
+}
+
+/* Connect, for which we may have to wait until the fabric has accepted those who came before. */
+static int connect_within(const struct attempt *attempt, int fd, const struct sockaddr_un *address)
+{
+	for (;;) {
+		int ms = nap(attempt, UINT64_MAX);
+		/* 0 would stand for ever. */
+		struct timeval wait = { .tv_usec = (ms ? ms : 1) * 1000 };
+
+		if (is_interrupted(attempt->ring))
+			return -ECANCELED;
+		if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)))
+			return -errno;
+		if (!connect(fd, (const struct sockaddr *)address, sizeof(*address)))
+			return 0;
+		if (errno != EAGAIN && (errno != EINTR || attempt->by_signal))
+			return -errno;
+		if (!ms)
+			return -ETIMEDOUT;
+	}
+}
+
+static int connect_to(const struct attempt *attempt, const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
-	int fd, error;
+	int fd, ret;
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		return -ENAMETOOLONG;
@@ -86,20 +158,20 @@ static int connect_to(const char *path)
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)) &&
-	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size)) {
-		/* A directory in /tmp may be somebody else's: frames go to our own fabrics only. */
-		if (peer.uid == geteuid() || peer.uid == 0 || geteuid() == 0)
-			return fd;
-		errno = EPERM;
-	}
-	error = errno;
+	ret = connect_within(attempt, fd, &address);
+	if (!ret && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size))
+		ret = -errno;
+	/* A directory in /tmp may be somebody else's: frames go to our own fabrics only. */
+	if (!ret && peer.uid != geteuid() && peer.uid != 0 && geteuid() != 0)
+		ret = -EPERM;
+	if (!ret)
+		return fd;
 	close(fd);
-	return -error;
+	return ret;
 }
 
 /* Connect to the fabric of the lab called by the first `n` bytes of `lab`, wherever labs are kept. */
-static int connect_to_lab(const char *lab, int n)
+static int connect_to_lab(const struct attempt *attempt, const char *lab, int n)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
 	char path[256];
@@ -107,10 +179,10 @@ static int connect_to_lab(const char *lab, int n)
 
 	if (runtime && runtime[0] == '/' &&
 	    snprintf(path, sizeof(path), "%s/vswitch/%.*s/ring", runtime, n, lab) < (int)sizeof(path))
-		fd = connect_to(path);
+		fd = connect_to(attempt, path);
 	if (fd < 0 && snprintf(path, sizeof(path), "/tmp/vswitch-%u/%.*s/ring", (unsigned)geteuid(), n, lab) <
 			      (int)sizeof(path)) {
-		int second = connect_to(path);
+		int second = connect_to(attempt, path);
 
 		if (second >= 0 || fd == -ENOENT)
 			fd = second;
@@ -119,11 +191,13 @@ static int connect_to_lab(const char *lab, int n)
 }
 
 /* Connect to where `name` says. Return the socket, with `port` pointing at the NETWORK:PORT part, or -errno. */
-static int connect_by_name(const char *name, const char **port, char *error)
+static int connect_by_name(const struct attempt *attempt, const char **port)
 {
+	const char *name = attempt->ring->name;
 	const char *colon = strrchr(name, ':');
 	const char *slash = strchr(name, '/');
 	const char *lab = getenv("VSWITCH_LAB");
+	char *error = attempt->error;
 	char path[256];
 	int fd;
 
@@ -141,16 +215,16 @@ static int connect_by_name(const char *name, const char **port, char *error)
 		}
 		*port = colon + 1;
 		snprintf(path, sizeof(path), "%.*s", (int)(colon - name), name);
-		fd = connect_to(path);
+		fd = connect_to(attempt, path);
 		if (fd < 0)
 			explain(error, "%s: no fabric serves rings at %s: %s", name, path, strerror(-fd));
 		return fd;
 	}
 	if (slash) {
 		*port = slash + 1;
-		fd = connect_to_lab(name, (int)(slash - name));
+		fd = connect_to_lab(attempt, name, (int)(slash - name));
 	} else if (lab && *lab) {
-		fd = connect_to_lab(lab, (int)strlen(lab));
+		fd = connect_to_lab(attempt, lab, (int)strlen(lab));
 	} else {
 		explain(error, "%s: say which lab: LAB/%s, or set VSWITCH_LAB", name, name);
 		return -EINVAL;
@@ -160,17 +234,6 @@ static int connect_by_name(const char *name, const char **port, char *error)
 	else if (fd < 0)
 		explain(error, "%s: %s", name, strerror(-fd));
 	return fd;
-}
-
-static int wait_readable(int fd, int timeout_ms)
-{
-	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
-	uint64_t end = now_ns() + (uint64_t)timeout_ms * MILLISECOND_IN_NS;
-	int ret;
-
-	while ((ret = poll(&poll_fd, 1, timeout_ms)) < 0 && errno == EINTR)
-		timeout_ms = now_ns() < end ? (int)((end - now_ns()) / MILLISECOND_IN_NS) : 0;
-	return ret < 0 ? -errno : ret ? 0 : -ETIMEDOUT;
 }
 
 /* Receive the answer and its descriptors. Return how many came, or -errno. */
@@ -204,6 +267,16 @@ static int receive_answer(int fd, struct nmr_opened *answer, int fds[2])
 	return got ? -EPROTO : -ECONNRESET;
 }
 
+/* Replace the socket, which is closed. Nobody is shutting it down meanwhile, nor whatever gets its number next. */
+static void set_socket(struct vsw_ring *ring, int fd)
+{
+	pthread_mutex_lock(&ring->socket_lock);
+	if (ring->socket >= 0)
+		close(ring->socket);
+	ring->socket = fd;
+	pthread_mutex_unlock(&ring->socket_lock);
+}
+
 static void set_up_line(struct vsw_ring *ring, struct line *line, unsigned half, unsigned number)
 {
 	const struct nmr_area *area = &ring->area;
@@ -221,9 +294,24 @@ static void set_up_line(struct vsw_ring *ring, struct line *line, unsigned half,
 	}
 }
 
-/* Ask over the socket for the port, and map it. The socket is the ring's own, also on failure. */
-static int attach(struct vsw_ring *ring, const char *port, char *error)
+/* Ask over the socket for the port, and wait for the answer. Return how many descriptors came with it, or -errno. */
+static int ask(const struct attempt *attempt, const struct nmr_open *request, struct nmr_opened *answer, int fds[2])
 {
+	int fd = attempt->ring->socket;
+	int ret;
+
+	if (send(fd, request, sizeof(*request), MSG_NOSIGNAL) < 0)
+		ret = errno == EPIPE ? -ECONNRESET : -errno; /* hung up before or after: all the same */
+	else
+		ret = sleep_until(attempt, fd, attempt->end);
+	return ret ? ret : receive_answer(fd, answer, fds);
+}
+
+/* Ask over the socket for the port, and map it. The socket is the ring's own, also on failure. */
+static int attach(const struct attempt *attempt, const char *port)
+{
+	struct vsw_ring *ring = attempt->ring;
+	char *error = attempt->error;
 	const struct vsw_ring_options *options = &ring->options;
 	struct nmr_open request = {
 		.magic = NMR_MAGIC,
@@ -241,12 +329,7 @@ static int attach(struct vsw_ring *ring, const char *port, char *error)
 		return -ENAMETOOLONG;
 	}
 	strcpy(request.name, port);
-	if (send(ring->socket, &request, sizeof(request), MSG_NOSIGNAL) < 0)
-		n = -errno;
-	else
-		n = wait_readable(ring->socket, options->timeout_ms ? (int)options->timeout_ms : DEFAULT_TIMEOUT);
-	if (!n)
-		n = receive_answer(ring->socket, &answer, fds);
+	n = ask(attempt, &request, &answer, fds);
 	if (n < 0) {
 		explain(error, "%s: the fabric did not answer: %s", port, strerror(-n));
 		return n;
@@ -266,8 +349,7 @@ static int attach(struct vsw_ring *ring, const char *port, char *error)
 	}
 	close(fds[0]);
 	if (ring->area.header.n_halves == 2) {
-		close(ring->socket); /* the fabric's part is done; the other end of the pipe takes its place */
-		ring->socket = fds[1];
+		set_socket(ring, fds[1]); /* the fabric's part is done; the other end of the pipe takes its place */
 	} else {
 		ring->kick = fds[1];
 	}
@@ -288,11 +370,10 @@ EXPORT void vsw_ring_leave(struct vsw_ring *ring)
 {
 	if (!ring)
 		return;
-	if (ring->socket >= 0)
-		close(ring->socket);
+	set_socket(ring, -1);
 	if (ring->kick >= 0)
 		close(ring->kick);
-	ring->socket = ring->kick = -1;
+	ring->kick = -1;
 	ring->n = ring->next_tx = ring->next_rx = 0;
 	ring->borrowed = false;
 }
@@ -318,31 +399,73 @@ static struct vsw_ring *new_ring(const struct vsw_ring_options *options, char *e
 	if (ring->options.linger_us == VSW_NO_LINGER)
 		ring->options.linger_us = 0;
 	ring->socket = ring->kick = -1;
+	pthread_mutex_init(&ring->socket_lock, NULL);
 	return ring;
 }
 
-static int open_by_name(struct vsw_ring *ring, char *error)
+static struct attempt new_attempt(struct vsw_ring *ring, char *error)
+{
+	uint32_t timeout_ms = ring->options.timeout_ms ? ring->options.timeout_ms : DEFAULT_TIMEOUT;
+
+	return (struct attempt){
+		.ring = ring,
+		.end = now_ns() + timeout_ms * MILLISECOND_IN_NS,
+		.error = error,
+	};
+}
+
+static int open_by_name(const struct attempt *attempt)
 {
 	const char *port;
-	int ret = connect_by_name(ring->name, &port, error);
+	int ret = connect_by_name(attempt, &port);
 
 	if (ret < 0)
 		return ret;
-	ring->socket = ret;
-	ret = attach(ring, port, error);
+	set_socket(attempt->ring, ret);
+	ret = attach(attempt, port);
 	if (ret)
-		detach(ring);
+		detach(attempt->ring);
 	return ret;
+}
+
+/* How long to wait before the next try, and twice as long the next time. Many clients lose one fabric, or find it busy, at
+ * the same time; they should not all come back at the same time.
+ */
+static uint64_t pause_ns(useconds_t *pause, unsigned *seed)
+{
+	useconds_t half = *pause / 2;
+
+	*pause = *pause * 2 < RETRY_LAST ? *pause * 2 : RETRY_LAST;
+	return (half + (useconds_t)rand_r(seed) % half) * (MILLISECOND_IN_NS / 1000);
+}
+
+static unsigned new_seed(void)
+{
+	return (unsigned)getpid() ^ (unsigned)now_ns();
 }
 
 EXPORT struct vsw_ring *vsw_ring_open(const char *name, const struct vsw_ring_options *options, char *error)
 {
 	struct vsw_ring *ring = new_ring(options, error);
+	unsigned seed = new_seed(), retries = 0;
+	useconds_t pause = RETRY_FIRST;
+	struct attempt attempt;
+	int ret;
 
 	if (!ring)
 		return NULL;
+	attempt = new_attempt(ring, error);
 	ring->name = strdup(name);
-	if (!ring->name || open_by_name(ring, error)) {
+	if (!ring->name) {
+		explain(error, "out of memory");
+		vsw_ring_close(ring);
+		return NULL;
+	}
+	/* A fabric that more ask than it can listen to hangs up on some. */
+	while ((ret = open_by_name(&attempt)) == -ECONNRESET && retries++ < RETRIES_TO_OPEN)
+		if (sleep_until(&attempt, -1, now_ns() + pause_ns(&pause, &seed)) != -ETIMEDOUT)
+			break;
+	if (ret) {
 		vsw_ring_close(ring);
 		return NULL;
 	}
@@ -352,13 +475,15 @@ EXPORT struct vsw_ring *vsw_ring_open(const char *name, const struct vsw_ring_op
 EXPORT struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *options, char *error)
 {
 	struct vsw_ring *ring = new_ring(options, error);
+	struct attempt attempt;
 
 	if (!ring) {
 		close(fd);
 		return NULL;
 	}
-	ring->socket = fd;
-	if (attach(ring, "", error)) {
+	set_socket(ring, fd);
+	attempt = new_attempt(ring, error);
+	if (attach(&attempt, "")) {
 		vsw_ring_close(ring);
 		return NULL;
 	}
@@ -368,21 +493,39 @@ EXPORT struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *op
 EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
 {
 	uint64_t end = now_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * MILLISECOND_IN_NS;
-	unsigned seed = (unsigned)getpid() ^ (unsigned)now_ns();
 	useconds_t pause = RETRY_FIRST;
-	int ret;
+	unsigned seed = new_seed();
 
 	if (!ring->name) {
 		explain(error, "a ring that was handed down cannot be reopened");
 		return -EINVAL;
 	}
 	detach(ring);
-	while ((ret = open_by_name(ring, error)) && now_ns() < end) {
-		/* Many clients lose one fabric at the same time; they should not all come back at the same time. */
-		usleep(pause / 2 + (useconds_t)rand_r(&seed) % (pause / 2));
-		pause = pause * 2 < RETRY_LAST ? pause * 2 : RETRY_LAST;
+	for (;;) {
+		struct attempt attempt = new_attempt(ring, error);
+		int ret, woken;
+
+		attempt.end = attempt.end < end ? attempt.end : end;
+		attempt.by_signal = true;
+		ret = open_by_name(&attempt);
+		if (!ret || ret == -EINTR || ret == -ECANCELED)
+			return ret;
+		attempt.end = end;
+		woken = sleep_until(&attempt, -1, now_ns() + pause_ns(&pause, &seed));
+		if (woken != -ETIMEDOUT)
+			return woken;
+		if (now_ns() >= end)
+			return ret;
 	}
-	return ret;
+}
+
+EXPORT void vsw_ring_interrupt(struct vsw_ring *ring)
+{
+	__atomic_store_n(&ring->interrupted, true, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&ring->socket_lock);
+	if (ring->socket >= 0)
+		shutdown(ring->socket, SHUT_RDWR); /* wakes whoever sleeps on it, now or later */
+	pthread_mutex_unlock(&ring->socket_lock);
 }
 
 EXPORT void vsw_ring_close(struct vsw_ring *ring)
@@ -390,6 +533,7 @@ EXPORT void vsw_ring_close(struct vsw_ring *ring)
 	if (!ring)
 		return;
 	detach(ring);
+	pthread_mutex_destroy(&ring->socket_lock);
 	free(ring->joined);
 	free(ring->name);
 	free(ring);
@@ -587,7 +731,7 @@ static int linger(struct vsw_ring *ring, int which)
 	uint64_t end = now_ns() + ring->options.linger_us * (MILLISECOND_IN_NS / 1000);
 	int found;
 
-	while (!(found = ready(ring, which)) && now_ns() < end)
+	while (!(found = ready(ring, which)) && now_ns() < end && !is_interrupted(ring))
 		sched_yield();
 	return found;
 }
@@ -625,7 +769,7 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 		}
 		if (vsw_ring_disarm(ring)) {
 			found = ready(ring, which & VSW_RX); /* what came before the end */
-			return found ? found : -ENOTCONN;
+			return found ? found : is_interrupted(ring) ? -ECANCELED : -ENOTCONN;
 		}
 		found = ready(ring, which);
 		if (!found && end != UINT64_MAX && now_ns() >= end)

@@ -53,8 +53,9 @@ struct vsw_ring *vsw_ring_open(const char *name, const struct vsw_ring_options *
 /* The same over a connected SOCK_SEQPACKET socket that was handed down, which the ring owns from then on. */
 struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *options, char *error);
 
-/* Open a ring anew under its name, once its fabric has gone (-ENOTCONN): tries for `timeout_ms`. All pointers into the ring
- * are stale afterwards. Return 0, or -errno with the ring still usable for another try.
+/* Open a ring anew under its name, once its fabric has gone (-ENOTCONN): tries for `timeout_ms`, and no longer. All pointers
+ * into the ring are stale afterwards. Return 0, or -errno with the ring still usable for another try: -EINTR after a signal,
+ * -ECANCELED after vsw_ring_interrupt(), otherwise why the last try failed.
  */
 int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error);
 
@@ -62,6 +63,12 @@ int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error);
 void vsw_ring_leave(struct vsw_ring *ring);
 
 void vsw_ring_close(struct vsw_ring *ring);
+
+/* The one call that any thread may make while the ring's own is in another: vsw_ring_wait() and vsw_ring_reopen(), now or
+ * later, find nothing to wait for and return -ECANCELED, at once or within 100 ms, and the other side sees the port go. The
+ * ring is good for vsw_ring_close() then, by its own thread, and not before this has returned.
+ */
+void vsw_ring_interrupt(struct vsw_ring *ring);
 
 /* The descriptor that becomes readable when the ring should be looked at, for a poll loop of your own:
  * vsw_ring_arm(), if that returns 0 poll, then vsw_ring_disarm().

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from .errors import LabError
 
 _TX, _RX = 1, 2
 _FOREVER = -1
+_LONGEST = 1e6
+"""Seconds of a single sleep: in ms it must fit an int."""
 
 
 class RingError(LabError):
@@ -34,7 +37,7 @@ class RingError(LabError):
 
 
 class Ring:
-    """One open port, or one end of a pipe. To be used by one thread at a time.
+    """One open port, or one end of a pipe. To be used by one thread at a time; only `close` may come from any other.
 
     The port appears in its network when it is opened, unless the lab file declares it, and goes with the last
     descriptor of it.
@@ -84,7 +87,10 @@ class Ring:
         self.close()
 
     def close(self) -> None:
-        """Give the port up. Idempotent. Views of frames stay readable."""
+        """Give the port up. Idempotent. Views of frames stay readable.
+
+        May be called by any thread: what another one waits for in `wait` or `reopen` ends with RingError.
+        """
         self.closed = True
         self._ring.close()
 
@@ -110,7 +116,8 @@ class Ring:
     def send(self, frames: Sequence[bytes | bytearray | memoryview]) -> int:
         """Copy frames (14 to 69632 bytes each) into free slots and publish them; return how many there was room for.
 
-        Never waits. Raises ValueError for a frame of no valid size, RingError when the ring is closed.
+        Never waits. Raises ValueError for a frame of no valid size, TypeError for one that is none, RingError when the
+        ring is closed; but where frames before it have been sent, it returns their number.
         """
         return self._ring.send(frames)
 
@@ -161,7 +168,7 @@ class Ring:
         which = (_RX if read else 0) | (_TX if write else 0)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _FOREVER if deadline is None else max(0, round((deadline - time.monotonic()) * 1000 + 0.5))
+            left = _FOREVER if deadline is None else math.ceil(_left(deadline) * 1000)
             try:
                 ready = self._ring.wait(which, left)
             except RingError:
@@ -169,8 +176,10 @@ class Ring:
                     raise
                 self.reopen(self._reconnect)
                 continue
-            if ready >= 0:
-                return ready > 0
+            if ready > 0:
+                return True
+            if ready == 0 and deadline is not None and not time.monotonic() < deadline:
+                return False
 
     def arm(self, *, read: bool = True, write: bool = False) -> bool:
         """Ask for `fileno()` to become readable. Return whether something is ready already: then do not sleep."""
@@ -182,7 +191,14 @@ class Ring:
 
     def reopen(self, timeout: float = 5.0) -> None:
         """Open the port anew after the fabric has gone, trying for `timeout` seconds. Raises RingError, BufferError."""
-        self._ring.reopen(timeout)
+        deadline = time.monotonic() + timeout
+        while self._ring.reopen(_left(deadline)) != 0:
+            pass  # a signal's handler has returned
+
+
+def _left(deadline: float) -> float:
+    """Return the seconds until then, or of the next sleep on the way to it."""
+    return min(max(0.0, deadline - time.monotonic()), _LONGEST)
 
 
 def main() -> None:
