@@ -44,6 +44,8 @@ class Executor:
     ) -> None:
         self.lab = lab
         self.machines: dict[str, Machine] = {}
+        self.networks_made = asyncio.Event()
+        """Set once the networks, and the ports they declare, are there."""
         self._run_dir = run_dir
         self._run_id = run_id
         self._actual = actual
@@ -72,12 +74,15 @@ class Executor:
         """Do all actions, each once those before it are done; at the first failure give up the rest and raise it."""
         order = plan.prerequisites(actions)
         finished = {action.key: asyncio.Event() for action in actions}
+        networks = [finished[action.key] for action in actions if isinstance(action, plan.AddNetwork)]
 
         async def perform(action: Action) -> None:
             for key in order[action.key]:
                 await finished[key].wait()
             await self._handlers[type(action)](action)
             finished[action.key].set()
+            if all(network.is_set() for network in networks):
+                self.networks_made.set()
 
         try:
             async with asyncio.TaskGroup() as group:

@@ -123,11 +123,20 @@ class Coordinator:
 
     # --- the lab's life ---------------------------------------------------------------------------------------------
 
+    async def _listen_for_rings(self) -> None:
+        """Let clients open ring ports: once those that are declared have their settings, which would not hold else."""
+        listener = _ring_listener(self._run_dir)
+        await self._executor.networks_made.wait()
+        await self._fabric.listen_rings(listener)
+
     async def _bring_up(self) -> None:
         try:
-            listening = spawn_task(self._fabric.listen_rings(_ring_listener(self._run_dir)))
-            await self._executor.run(plan.diff(None, self._lab))
-            await listening
+            listening = spawn_task(self._listen_for_rings())
+            try:
+                await self._executor.run(plan.diff(None, self._lab))
+                await listening
+            finally:
+                listening.cancel()
         except LabError as error:
             log.error("%s", error)
             if self._actual.state is LabState.STARTING:

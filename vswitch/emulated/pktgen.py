@@ -103,6 +103,9 @@ class Pktgen(Role):
                 self._stop()
                 return 0, ()
         if self._count is not None:
+            if self._run_sent >= self._count:  # it has been set to less than was sent
+                self._stop()
+                return 0, ()
             most = min(most, self._count - self._run_sent)
         self._offered = self._pool.take(self._schedule.allowed(now, most))
         self._pool.stamp(self._offered, self._sequence, now)

@@ -134,9 +134,16 @@ class EmulatedDriver(Driver):
         )
 
     def _lost(self, reason: str) -> None:
-        """The process does not talk to us any more, so it is ended (if it has not: then its exit says why)."""
+        """The process does not talk to us any more: it is ending, and its exit will say why, or is made to."""
         if self._child is not None and not self._stopping:
-            self._child.kill()
+            spawn_task(self._see_it_end(self._child))
+
+    async def _see_it_end(self, child: Child) -> None:
+        try:
+            async with asyncio.timeout(_STOP_GRACE):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
 
     # --- end --------------------------------------------------------------------------------------------------------
 

@@ -175,6 +175,15 @@ def test_generator_ends_after_its_count_and_starts_again_with_numbers_going_on()
     assert [one.sequence for one in probes(drain(generator, 0))] == list(range(300, 600))
 
 
+def test_generator_whose_count_is_set_below_what_it_has_sent_ends() -> None:
+    generator = Pktgen(spec(rate="1kpps"), flow=0)
+    generator.begin(0)
+    assert len(drain(generator, 100_000_000)) > 50
+    assert ask(generator, "set", "count=5")[0] == 0
+    assert drain(generator, 200_000_000) == []
+    assert (generator.running, generator.due()) == (False, None)
+
+
 def test_generator_ends_after_its_duration_with_all_that_was_due() -> None:
     generator = Pktgen(spec(rate="1kpps", duration=0.05), flow=0)
     generator.begin(0)
