@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .. import _ring
 from ..errors import FabricError
 from ..ports.ring import RingSpec
+
+log = logging.getLogger(__name__)
 
 _OPEN = struct.Struct("=IIIIII128s")
 _OPENED = struct.Struct("=IIII256s")
@@ -194,27 +197,23 @@ class RingPorts:
 
     def _asked(self, sock: socket.socket) -> None:
         """A client that has connected has sent its request, or has gone."""
-        request = _receive(sock)
         self._asking.pop(sock).cancel()
         self._loop.remove_reader(sock.fileno())
-        try:
-            if request is None or not self._serve(sock, request):
-                sock.close()
-        except (FabricError, ValueError, OSError) as error:
-            _refuse(sock, _reason(error))
+        needed = False
+        with _answering(sock):
+            request = _receive(sock)
+            needed = request is not None and self._serve(sock, request)
+        if not needed:
             sock.close()
 
     def _asked_below(self, name: PortName) -> None:
         """The client of a socket that was handed down has sent its request, or has gone."""
         sock = self._handed_down[name]
         self._loop.remove_reader(sock.fileno())
-        request = _receive(sock)
-        if request is None:
-            return  # whoever has made the port removes it
-        try:
-            self._open_port(sock, request, name, RingSpec())
-        except (FabricError, ValueError, OSError) as error:
-            _refuse(sock, _reason(error))
+        with _answering(sock):
+            request = _receive(sock)
+            if request is not None:  # else whoever has made the port removes it
+                self._open_port(sock, request, name, RingSpec())
 
     def _serve(self, sock: socket.socket, request: Request) -> bool:
         """Do what a request by name asks for. Return whether the socket is still needed."""
@@ -242,18 +241,16 @@ class RingPorts:
         return _ring.create(name, *geometry, halves, self._generations)
 
     def _open_port(self, sock: socket.socket, request: Request, name: PortName, spec: RingSpec) -> None:
-        with contextlib.ExitStack() as ours:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as undo:
             memory = self._create(name[1], request, spec, halves=1)
             ours.callback(os.close, memory)
             kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             ours.callback(os.close, kick)
             # The engine reads the memory's geometry before anybody else can write to it.
             self._attach(*name, _copies(kick, memory, sock.fileno()))
-            try:
-                socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, 0, 0, b"")], [memory, kick])
-            except OSError:
-                self._detach(*name)
-                raise
+            undo.callback(self._detach, *name)
+            socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, 0, 0, b"")], [memory, kick])
+            undo.pop_all()
         self._open[name] = sock
         self._loop.add_reader(sock.fileno(), self._hung_up, name)
         self._changed(*name, "up", "")
@@ -271,15 +268,12 @@ class RingPorts:
     # --- pipes --------------------------------------------------------------------------------------------------------
 
     def _asked_for_pipe(self, sock: socket.socket, end: str) -> None:
-        request = _receive(sock)
         name = self._pipe_ends.pop(sock)
-        try:
+        with _answering(sock):
+            request = _receive(sock)
             if request is not None:
                 self._open_pipe(sock, request, name, end)
-        except (FabricError, ValueError, OSError) as error:
-            _refuse(sock, _reason(error))
-        finally:
-            self._drop(sock)
+        self._drop(sock)
 
     def _open_pipe(self, sock: socket.socket, request: Request, name: str, end: str) -> None:
         """Give out one end of a pipe: memory, and a socket to the other end. Afterwards it is none of our business."""
@@ -330,6 +324,18 @@ class RingPorts:
         pipe = self._pipes.pop(name)
         os.close(pipe.memory)
         self._drop(pipe.sock)
+
+
+@contextlib.contextmanager
+def _answering(sock: socket.socket) -> Iterator[None]:
+    """Tell the client of `sock` why what it asked for failed. Even a mistake of ours is to cost this client alone."""
+    try:
+        yield
+    except (FabricError, ValueError, OSError) as error:
+        _refuse(sock, _reason(error))
+    except Exception as error:
+        log.exception("what a ring client asked for")
+        _refuse(sock, f"internal error: {error!r}")
 
 
 def _receive(sock: socket.socket) -> Request | None:

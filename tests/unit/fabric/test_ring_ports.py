@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import fcntl
 import itertools
@@ -16,11 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.ring_fabric import TIMEOUT, Pair, RingFabric, numbered, raw_connection, readable, ring_fabric
 from vswitch.errors import FabricError
+from vswitch.fabric.ring_ports import RingPorts
 from vswitch.model.lab import PortSettings
 from vswitch.ring import Ring, RingError
 
@@ -249,6 +252,50 @@ def test_client_that_talks_afterwards_loses_its_port(fabric: RingFabric) -> None
         fabric.expect("p1", "up")
         sock.send(b"and another thing")
         fabric.expect("p1", "closed")
+
+
+@pytest.mark.parametrize("handed_down", [False, True])
+def test_mistake_of_ours_that_a_request_provokes_costs_that_client_alone(
+    handed_down: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What attaches ports here fails in a way nobody thought of, until it no longer does."""
+    failures: list[Exception] = [KeyError("whoops"), RuntimeError("whoops")]
+    unhandled: list[dict[str, Any]] = []
+
+    def attach(network: str, port: str, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        if failures:
+            raise failures.pop()
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: unhandled.append(context))
+        ports = RingPorts(attach, lambda network, port: None, lambda *event: None)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(f"{tmp_path}/ring")
+        listener.listen()
+        ports.listen(listener)
+        for expected in ("internal error: RuntimeError('whoops')", "internal error: KeyError('whoops')", ""):
+            if handed_down:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ports.hand_down("lan", "p1", theirs)
+            else:
+                ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours.connect(f"{tmp_path}/ring")
+            with ours:
+                ours.settimeout(TIMEOUT)
+                ask(ours, "lan:p1")
+                error, fds = await asyncio.to_thread(answer, ours)
+                assert (error, len(fds)) == (expected, 0 if expected else 2)
+                for fd in fds:
+                    os.close(fd)
+            ports.remove("lan", "p1")
+        ports.close()
+
+    asyncio.run(body())
+    assert unhandled == []
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["whoops", "'whoops'"]
 
 
 # --- many of them -----------------------------------------------------------------------------------------------------
