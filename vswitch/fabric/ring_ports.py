@@ -32,6 +32,9 @@ _PATIENCE = 5.0  # s
 _OUT_OF_DESCRIPTORS = 0.5  # s until the next try
 _MAX_PORTS = 1024  # that clients may open on one network, as in a lab file (model/settings.py)
 _MAX_PIPES = 1024  # waiting for their other end
+_MAX_MEMORY = min(4 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+"""Bytes of buffers that clients may have of a fabric at a time, beyond what the lab gives them anyway."""
+_DEFAULT = RingSpec()
 _NAME = re.compile(
     r"(?P<network>[A-Za-z0-9][A-Za-z0-9_.-]{0,62}):(?P<port>[A-Za-z0-9][A-Za-z0-9_.-]{0,62})"
     r"(?:(?P<end>[{}])(?P<pipe>[A-Za-z0-9_]{1,16}))?"
@@ -58,7 +61,8 @@ class _Pipe(NamedTuple):
     sock: socket.socket
     end: str
     uid: int
-    spec: RingSpec
+    geometry: RingSpec
+    beyond: int
 
 
 class RingPorts:
@@ -83,6 +87,8 @@ class RingPorts:
         self._declared: dict[PortName, RingSpec] = {}
         self._handed_down: dict[PortName, socket.socket] = {}
         self._open: dict[PortName, socket.socket] = {}
+        self._beyond: dict[PortName, int] = {}
+        """Bytes of open ports that count towards `_MAX_MEMORY`."""
         self._pipes: dict[str, _Pipe] = {}
         self._pipe_ends: dict[socket.socket, str] = {}
         self._generations = 0
@@ -213,7 +219,7 @@ class RingPorts:
         with _answering(sock):
             request = _receive(sock)
             if request is not None:  # else whoever has made the port removes it
-                self._open_port(sock, request, name, RingSpec())
+                self._open_port(sock, request, name, _DEFAULT, given=_DEFAULT.buffer_bytes())
 
     def _serve(self, sock: socket.socket, request: Request) -> bool:
         """Do what a request by name asks for. Return whether the socket is still needed."""
@@ -221,7 +227,8 @@ class RingPorts:
         if match is None:
             raise FabricError(f"this is no port's name (NETWORK:PORT, such as vale0:p1): {request.name!r}")
         if match["pipe"]:
-            self._open_pipe(sock, request, match["network"] + ":" + match["port"] + ":" + match["pipe"], match["end"])
+            pipe = match["network"] + ":" + match["port"] + ":" + match["pipe"]
+            self._open_pipe(sock, request, pipe, match["end"], given=0)
             return False
         name = (match["network"], match["port"])
         if name in self._open or name in self._handed_down:
@@ -230,20 +237,36 @@ class RingPorts:
             raise FabricError(
                 f"{request.name}: clients have opened {_MAX_PORTS} ports of this network; that is the most"
             )
-        self._open_port(sock, request, name, self._declared.get(name, RingSpec()))
+        declared = self._declared.get(name)
+        self._open_port(sock, request, name, declared or _DEFAULT, given=declared.buffer_bytes() if declared else 0)
         return True
 
     # --- ports --------------------------------------------------------------------------------------------------------
 
-    def _create(self, name: str, request: Request, spec: RingSpec, halves: int) -> int:
+    def _create(self, name: str, geometry: RingSpec, halves: int) -> int:
         self._generations += 1
-        geometry = (request.rings or spec.rings, request.slots or spec.slots, request.buf_size or spec.buf_size)
-        return _ring.create(name, *geometry, halves, self._generations)
+        return _ring.create(name, geometry.rings, geometry.slots, geometry.buf_size, halves, self._generations)
 
-    def _open_port(self, sock: socket.socket, request: Request, name: PortName, spec: RingSpec) -> None:
+    def _take(self, geometry: RingSpec, given: int) -> int:
+        """Return how many bytes `geometry` has beyond `given`. Raises FabricError where that is too many."""
+        for problem in geometry.problems():
+            raise FabricError(problem)
+        beyond = max(0, geometry.buffer_bytes() - given)
+        taken = sum(self._beyond.values()) + sum(pipe.beyond for pipe in self._pipes.values())
+        if taken + beyond > _MAX_MEMORY:
+            raise FabricError(
+                f"clients have {_mib(taken)} of buffers of this lab's fabric; {_mib(beyond)} more would be beyond "
+                f"the most they may have, {_mib(_MAX_MEMORY)}"
+            )
+        return beyond
+
+    def _open_port(self, sock: socket.socket, request: Request, name: PortName, spec: RingSpec, *, given: int) -> None:
+        """Make a port with what the request leaves open as `spec` has it, and `given` bytes of buffers for nothing."""
+        geometry = _wanted(request, spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as undo:
-            memory = self._create(name[1], request, spec, halves=1)
+            memory = self._create(name[1], geometry, halves=1)
             ours.callback(os.close, memory)
+            beyond = self._take(geometry, given)
             kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             ours.callback(os.close, kick)
             # The engine reads the memory's geometry before anybody else can write to it.
@@ -252,6 +275,7 @@ class RingPorts:
             socket.send_fds(sock, [_OPENED.pack(_MAGIC, _VERSION, 0, 0, b"")], [memory, kick])
             undo.pop_all()
         self._open[name] = sock
+        self._beyond[name] = beyond
         self._loop.add_reader(sock.fileno(), self._hung_up, name)
         self._changed(*name, "up", "")
 
@@ -262,6 +286,7 @@ class RingPorts:
 
     def _hang_up(self, name: PortName) -> None:
         self._drop(self._open.pop(name))
+        del self._beyond[name]
         self._handed_down.pop(name, None)
         self._detach(*name)
 
@@ -272,28 +297,25 @@ class RingPorts:
         with _answering(sock):
             request = _receive(sock)
             if request is not None:
-                self._open_pipe(sock, request, name, end)
+                self._open_pipe(sock, request, name, end, given=_DEFAULT.buffer_bytes())
         self._drop(sock)
 
-    def _open_pipe(self, sock: socket.socket, request: Request, name: str, end: str) -> None:
+    def _open_pipe(self, sock: socket.socket, request: Request, name: str, end: str, *, given: int) -> None:
         """Give out one end of a pipe: memory, and a socket to the other end. Afterwards it is none of our business."""
         waiting = self._pipes.get(name)
         uid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if waiting is None:
             if len(self._pipes) >= _MAX_PIPES:
                 raise FabricError(f"{_MAX_PIPES} pipes wait for their other ends; that is the most")
-            memory = self._create(name, request, RingSpec(), halves=2)
+            geometry = _wanted(request, _DEFAULT)
+            memory = self._create(name, geometry, halves=2)
             try:
+                beyond = self._take(geometry, given)
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            except OSError:
+            except (FabricError, OSError):
                 os.close(memory)
                 raise
-            spec = RingSpec(
-                rings=request.rings or RingSpec().rings,
-                slots=request.slots or RingSpec().slots,
-                buf_size=request.buf_size or RingSpec().buf_size,
-            )
-            self._pipes[name] = _Pipe(memory, ours, end, uid, spec)
+            self._pipes[name] = _Pipe(memory, ours, end, uid, geometry, beyond)
             self._loop.add_reader(ours.fileno(), self._pipe_readable, name)
             with theirs:
                 _give_pipe(sock, memory, theirs, end)
@@ -303,7 +325,7 @@ class RingPorts:
         if waiting.uid != uid:
             raise FabricError(f"the other end of pipe {name} belongs to another user")
         asked = (request.rings, request.slots, request.buf_size)
-        there = (waiting.spec.rings, waiting.spec.slots, waiting.spec.buf_size)
+        there = (waiting.geometry.rings, waiting.geometry.slots, waiting.geometry.buf_size)
         if any(wanted not in (0, has) for wanted, has in zip(asked, there, strict=True)):
             raise FabricError(
                 f"the other end of pipe {name} has {there[0]} rings of {there[1]} slots of {there[2]} bytes"
@@ -353,6 +375,19 @@ def _receive(sock: socket.socket) -> Request | None:
         _refuse(sock, f"this lab's fabric speaks version {_VERSION} of rings, not {version}")
         return None
     return Request(rings, slots, buf_size, name.split(b"\0")[0].decode(errors="replace"))
+
+
+def _wanted(request: Request, spec: RingSpec) -> RingSpec:
+    """What a request asks for, and where it leaves the choice to us, `spec`."""
+    return RingSpec(
+        rings=request.rings or spec.rings,
+        slots=request.slots or spec.slots,
+        buf_size=request.buf_size or spec.buf_size,
+    )
+
+
+def _mib(n: int) -> str:
+    return f"{n / (1 << 20):.1f} MiB"
 
 
 def _refuse(sock: socket.socket, reason: str) -> None:

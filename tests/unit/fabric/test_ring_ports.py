@@ -199,6 +199,23 @@ def test_request_for_memory_out_of_bounds_is_refused(fabric: RingFabric, fields:
     assert "a ring has 1..16 ring pairs of 64..4096 slots" in refusal(fabric, "lan:p1", **fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"rings": 16, "slots": 4096, "size": 65536}, "8192.0 MiB"),
+        ({"rings": 1, "slots": 2049, "size": 65536}, "256.1 MiB"),
+    ],
+)
+def test_request_for_more_memory_than_a_port_may_have_is_refused(
+    fabric: RingFabric, fields: dict[str, int], size: str
+) -> None:
+    for name in ("lan:p1", "lan:p{1"):
+        assert f"are {size} of buffers; a port has 256 MiB at most" in refusal(fabric, name, **fields)
+    fabric.declare("door", PortSettings())
+    assert "a port has 256 MiB at most" in refusal(fabric, "lan:door", **fields)
+    fabric.ask(fabric.client.remove_port("lan", "door"))
+
+
 def test_request_of_another_version_is_refused_with_both_versions(fabric: RingFabric) -> None:
     assert refusal(fabric, "lan:p1", version=7) == "this lab's fabric speaks version 1 of rings, not 7"
 
@@ -380,6 +397,57 @@ def test_pipes_that_wait_for_their_other_end_are_bounded(fabric: RingFabric) -> 
         Ring.open(fabric.name("p{1024")).close()
     for ring in rings:
         ring.close()
+
+
+def open_huge(fabric: RingFabric, stack: contextlib.ExitStack, port: str) -> None:
+    """Have the fabric give out 256 MiB, and map none of it here."""
+    sock = stack.enter_context(raw_connection(fabric))
+    ask(sock, f"lan:{port}", slots=2048, size=65536)
+    error, fds = answer(sock)
+    for fd in fds:
+        stack.callback(os.close, fd)
+    assert error == "", error
+
+
+def test_memory_that_all_clients_have_is_bounded_and_given_back(fabric: RingFabric) -> None:
+    """By a quarter of the machine's, or 4 GiB. What the lab file declares is not kept from whoever opens it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bound = min(4 << 30, total // 4)
+    most = bound // (256 << 20)
+    fabric.declare("large", PortSettings(), slots=2048, buf_size=65536)
+    with contextlib.ExitStack() as stack:
+        for number in range(most - 1):
+            open_huge(fabric, stack, f"p{number}")
+        with contextlib.ExitStack() as last:
+            open_huge(fabric, last, "p{waits")  # a pipe takes part
+            for name in ("lan:q", "lan:p{1"):
+                reason = refusal(fabric, name, slots=2048, size=65536)
+                assert f"clients have {256 * most}.0 MiB" in reason
+                assert f"the most they may have, {bound / (1 << 20):.1f} MiB" in reason
+            open_huge(fabric, last, "large")
+            assert "MiB more" in refusal(fabric, "lan:q", slots=2048, size=65536), "it has taken from others, or given"
+        fabric.wait_until(lambda: fabric.ports()["large"].state == "waiting")
+        open_huge(fabric, stack, "q")
+    fabric.ask(fabric.client.remove_port("lan", "large"))
+
+
+def test_declared_port_counts_with_what_its_client_asks_beyond_the_declaration(fabric: RingFabric) -> None:
+    bound = min(4 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    doors = [f"door{number}" for number in range(bound // (256 << 20) + 1)]
+    for door in doors:
+        fabric.declare(door, PortSettings(), slots=64, buf_size=256)
+    with contextlib.ExitStack() as stack:
+        for door in doors[:-1]:
+            open_huge(fabric, stack, door)
+        assert "MiB more" in refusal(fabric, f"lan:{doors[-1]}", slots=2048, size=65536)
+        with raw_connection(fabric) as sock:
+            ask(sock, f"lan:{doors[-1]}")
+            error, fds = answer(sock)
+            assert error == ""
+            for fd in fds:
+                os.close(fd)
+    for door in doors:
+        fabric.ask(fabric.client.remove_port("lan", door))
 
 
 def processor_time(pid: int) -> float:
