@@ -535,16 +535,16 @@ static PyObject *ring_release(Ring *self, PyObject *unused)
 static PyObject *ring_sync(Ring *self, PyObject *args)
 {
 	Mapping *mapping;
-	int which;
+	int which, ret;
 
 	if (!PyArg_ParseTuple(args, "i:sync", &which))
 		return NULL;
 	mapping = enter(self);
 	if (!mapping)
 		return NULL;
-	vsw_ring_sync(mapping->ring, which);
+	ret = vsw_ring_sync(mapping->ring, which);
 	leave(mapping);
-	Py_RETURN_NONE;
+	return ret ? raise_errno(self, ret) : Py_NewRef(Py_None);
 }
 
 static PyObject *ring_wait(Ring *self, PyObject *args)

@@ -463,7 +463,8 @@ EXPORT struct vsw_ring *vsw_ring_open(const char *name, const struct vsw_ring_op
 	}
 	/* A fabric that more ask than it can listen to hangs up on some. */
 	while ((ret = open_by_name(&attempt)) == -ECONNRESET && retries++ < RETRIES_TO_OPEN)
-		if (sleep_until(&attempt, -1, now_ns() + pause_ns(&pause, &seed)) != -ETIMEDOUT)
+		if (sleep_until(&attempt, -1, now_ns() + pause_ns(&pause, &seed)) != -ETIMEDOUT ||
+		    now_ns() >= attempt.end)
 			break;
 	if (ret) {
 		vsw_ring_close(ring);
@@ -589,7 +590,22 @@ static bool must_kick(struct line *line)
 	       nmr_must_kick(&line->peer_atok->appl_need_kick, &line->kicked);
 }
 
-/* Publish what the user did to one ring. Return whether the other side must be kicked. */
+/* Put head and cur of a ring back to where they were published, unless the user may have moved them to where they are: head
+ * within the slots that are the user's, cur anywhere in the ring. Return 0, or -EINVAL.
+ */
+static int check_user(struct line *line)
+{
+	struct netmap_ring *ring = line->ring;
+	uint32_t slots = ring->num_slots;
+
+	if (ring->head < slots && ring->cur < slots &&
+	    nmr_distance(line->published, ring->head, slots) <= nmr_distance(line->published, ring->tail, slots))
+		return 0;
+	ring->head = ring->cur = line->published;
+	return -EINVAL;
+}
+
+/* Publish what the user did to one ring, which has been checked. Return whether the other side must be kicked. */
 static bool publish(struct line *line)
 {
 	struct netmap_ring *ring = line->ring;
@@ -630,23 +646,27 @@ static void update_rx(struct line *line)
 	}
 }
 
-EXPORT void vsw_ring_sync(struct vsw_ring *ring, int which)
+EXPORT int vsw_ring_sync(struct vsw_ring *ring, int which)
 {
 	bool told = false;
+	int ret = 0;
 
 	for (uint32_t i = 0; i < ring->n; i++) {
 		if (which & VSW_TX) {
+			ret = check_user(&ring->tx[i]) ? -EINVAL : ret;
 			resolve_indirect(&ring->tx[i]);
 			told |= publish(&ring->tx[i]);
 			update_tx(&ring->tx[i]);
 		}
 		if (which & VSW_RX) {
+			ret = check_user(&ring->rx[i]) ? -EINVAL : ret;
 			told |= publish(&ring->rx[i]);
 			update_rx(&ring->rx[i]);
 		}
 	}
 	if (told)
 		kick(ring);
+	return ret;
 }
 
 /* --- waiting --- */
@@ -822,6 +842,8 @@ EXPORT int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsi
 	line = &ring->tx[ring->next_tx];
 	tx = line->ring;
 	part_max = tx->nr_buf_size < UINT16_MAX ? tx->nr_buf_size : UINT16_MAX;
+	if (check_user(line))
+		return -EINVAL;
 	room = available(line);
 	line->needs = 0;
 	for (i = 0; i < n; i++) {
@@ -924,6 +946,7 @@ EXPORT unsigned vsw_ring_receive(struct vsw_ring *ring, struct iovec *frames, un
 	for (uint32_t j = 0; j < ring->n && i < n; j++) {
 		struct line *line = &ring->rx[ring->next_rx];
 
+		check_user(line);
 		if (line->ring->head == line->ring->tail)
 			update_rx(line);
 		i += receive_from(ring, line, frames + i, n - i, &used);

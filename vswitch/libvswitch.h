@@ -87,11 +87,15 @@ int vsw_ring_disarm(struct vsw_ring *ring);
  */
 int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms);
 
-/* Publish head and cur of all rings of `which`, wake the other side if it sleeps, and bring tail up to date. Never blocks. */
-void vsw_ring_sync(struct vsw_ring *ring, int which);
+/* Publish head and cur of all rings of `which`, wake the other side if it sleeps, and bring tail up to date. Never blocks.
+ * Return 0, or -EINVAL when a head has left the slots that are yours, or a cur the ring: both of that ring are put back to
+ * where they were last published, so nothing of it is sent or released. vsw_ring_send() and vsw_ring_receive() put them back,
+ * too.
+ */
+int vsw_ring_sync(struct vsw_ring *ring, int which);
 
 /* Copy whole frames of 14 to 69632 bytes into free slots and publish them. Return how many of `n` there was room for; one
- * that can never be sent ends the call with -EMSGSIZE if it is the first.
+ * that can never be sent ends the call with -EMSGSIZE if it is the first. -EINVAL as in vsw_ring_sync().
  */
 int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsigned n);
 
