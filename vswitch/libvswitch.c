@@ -745,12 +745,13 @@ EXPORT int vsw_ring_disarm(struct vsw_ring *ring)
 	return got == 0 || (errno != EAGAIN && errno != EINTR) ? -ENOTCONN : 0;
 }
 
-/* Look again for a while before sleeping. Whoever we wait for may need this very core. */
-static int linger(struct vsw_ring *ring, int which)
+/* Look again for a while, not beyond `until`, before sleeping. Whoever we wait for may need this very core. */
+static int linger(struct vsw_ring *ring, int which, uint64_t until)
 {
 	uint64_t end = now_ns() + ring->options.linger_us * (MILLISECOND_IN_NS / 1000);
 	int found;
 
+	end = end < until ? end : until;
 	while (!(found = ready(ring, which)) && now_ns() < end && !is_interrupted(ring))
 		sched_yield();
 	return found;
@@ -765,7 +766,7 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 		vsw_ring_release(ring);
 	found = ready(ring, which);
 	if (!found && timeout_ms)
-		found = linger(ring, which);
+		found = linger(ring, which, end);
 	while (!found) {
 		struct pollfd poll_fd = { .fd = ring->socket, .events = POLLIN };
 		uint64_t now;

@@ -121,6 +121,21 @@ static void puts_a_head_back_before_it_sends_or_receives(void)
 	vsw_ring_close(ends[1]);
 }
 
+/* --- time --- */
+
+static void lingers_no_longer_than_it_waits(void)
+{
+	struct vsw_ring_options options = { .linger_us = LONG * 1000 };
+	struct vsw_ring *ends[2];
+	int64_t begun = now_ms();
+
+	pipe_open_with((struct nmr_geometry){ .rings = 1, .slots = SLOTS, .buf_size = 256 }, &options, ends);
+	CHECK(vsw_ring_wait(ends[0], VSW_RX, 1) == 0);
+	CHECK(now_ms() - begun < LONG / 2);
+	vsw_ring_close(ends[0]);
+	vsw_ring_close(ends[1]);
+}
+
 /* --- its fabric --- */
 
 /* A fabric that listens where `name` says, and does to each client what `serve` does, in a thread. */
@@ -387,6 +402,7 @@ int main(void)
 	RUN(puts_a_head_back_that_has_left_its_slots);
 	RUN(puts_a_head_back_that_has_left_an_empty_ring);
 	RUN(puts_a_head_back_before_it_sends_or_receives);
+	RUN(lingers_no_longer_than_it_waits);
 	RUN(asks_again_when_it_is_hung_up_on);
 	RUN(is_told_that_it_was_hung_up_on);
 	RUN(asks_again_only_while_there_is_time);
