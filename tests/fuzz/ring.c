@@ -3,6 +3,8 @@
  * words and buffers, or anything anywhere, between the steps of the engine and, through a port that runs the program on
  * while a burst is being delivered, in the middle of them. Meanwhile two other clients exchange numbered frames.
  *
+ * The settings of its port change as well: hairpin, VLANs, an MTU.
+ *
  * Whatever the program: the engine comes to rest, every frame of the two arrives unharmed and in order, their ports stay up,
  * and a port left up has indices the rules allow. What lies around the buffers is poisoned for AddressSanitizer.
  */
@@ -265,6 +267,23 @@ static void run_on_memory(unsigned operation)
 	}
 }
 
+/* What its port, and the switch for its sake, are set to. A new port has the defaults. */
+static void set_port(unsigned choice)
+{
+	struct port_settings port_settings = PORT_SETTINGS_DEFAULT;
+	struct switch_settings switch_settings = sw->settings;
+
+	port_settings.hairpin = choice & 1;
+	switch_settings.vlan_filtering = choice & 2;
+	switch_settings.vlan_protocol = choice & 4 ? VLAN_8021AD : VLAN_8021Q;
+	port_settings.members[0] = 1U << 1 | 1U << 2; /* the others are in VLAN 1 */
+	port_settings.pvid = (1 + (choice >> 3)) % 3;
+	port_settings.mtu = choice & 32 ? 200 : 0;
+	port_settings.overflow_drop = choice & 64;
+	vsw_switch_configure(sw, &switch_settings);
+	REQUIRE(!vsw_switch_configure_port(hostile.port, &port_settings));
+}
+
 /* --- the others --- */
 
 static struct client good[NOBODY];
@@ -391,6 +410,9 @@ static void run(unsigned operation)
 		hostile_close();
 		hostile_open();
 		break;
+	case 20:
+		set_port((unsigned)take(1));
+		break;
 	default:
 		exchange();
 	}
@@ -448,7 +470,9 @@ static void set_up(void)
 	REQUIRE(!vsw_port_new(sw, &interrupter_ops, &quiet, 1, &interrupter));
 	for (unsigned i = A; i <= B; i++) {
 		good[i] = client_open(sw, geometry);
-		REQUIRE(!vsw_fdb_pin(&sw->fdb, vsw_fdb_key(0, 0x020000000000ULL | i), good[i].port, engine->now));
+		for (uint16_t vlan = 0; vlan <= 1; vlan++) /* whether VLANs are filtered or not */
+			REQUIRE(!vsw_fdb_pin(&sw->fdb, vsw_fdb_key(vlan, 0x020000000000ULL | i), good[i].port,
+					     engine->now));
 		sent[i] = received[i] = 0;
 	}
 }
@@ -456,6 +480,7 @@ static void set_up(void)
 /* What the rules say of the indices of a port that is still up, once the engine has had to look at them all. */
 static void final_exam(void)
 {
+	set_port(0); /* all that is flooded reaches it */
 	for (unsigned round = 0; round < hostile.geometry.slots / 60 + 2; round++) {
 		for (unsigned i = 0; i < 60; i++)
 			good_send(A, ANYBODY);
@@ -481,7 +506,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	left = size;
 	set_up();
 	for (unsigned n = 0; left && n < MAX_OPS; n++) {
-		unsigned operation = (unsigned)take(1) % 20;
+		unsigned operation = (unsigned)take(1) % 21;
 
 		if (operation < 10)
 			run_on_memory(operation);
