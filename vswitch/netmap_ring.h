@@ -45,6 +45,13 @@
 extern "C" {
 #endif
 
+/* For C99 and later, and C++11 and later, with the extensions both gcc and clang have. */
+#ifdef __cplusplus
+#define NMR_ASSERT(condition, text) static_assert(condition, text)
+#else
+#define NMR_ASSERT(condition, text) __extension__ _Static_assert(condition, text)
+#endif
+
 #define NMR_MIN_SLOTS     64
 #define NMR_MAX_SLOTS     4096
 #define NMR_DEFAULT_SLOTS 512
@@ -57,6 +64,10 @@ extern "C" {
 #define NMR_LINE          64 /* bytes; everything begins at a multiple of it */
 
 /* --- netmap's structures --- */
+
+/* They end in arrays of no given length, which are C's; all C++ compilers have them as well, some say so. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
 
 /* One frame, or one fragment of it. */
 struct netmap_slot {
@@ -103,6 +114,8 @@ struct netmap_if {
 	uint32_t ni_spare[3];
 	const ptrdiff_t ring_ofs[]; /* from this struct: tx rings, then rx rings */
 };
+
+#pragma GCC diagnostic pop
 
 #define NETMAP_API 14
 
@@ -352,10 +365,10 @@ struct nmr_opened {
 	char error[NMR_ERROR_SIZE]; /* why not, for the user; empty when all is well */
 };
 
-_Static_assert(sizeof(struct netmap_slot) == 16, "netmap's slot");
-_Static_assert(offsetof(struct netmap_ring, sem) == 128 && offsetof(struct netmap_ring, slot) == 256, "netmap's ring");
-_Static_assert(sizeof(struct nm_csb_atok) == NMR_LINE && sizeof(struct nm_csb_ktoa) == NMR_LINE, "netmap's CSB");
-_Static_assert(offsetof(struct netmap_if, ring_ofs) == 56, "netmap's interface");
+NMR_ASSERT(sizeof(struct netmap_slot) == 16, "netmap's slot");
+NMR_ASSERT(offsetof(struct netmap_ring, sem) == 128 && offsetof(struct netmap_ring, slot) == 256, "netmap's ring");
+NMR_ASSERT(sizeof(struct nm_csb_atok) == NMR_LINE && sizeof(struct nm_csb_ktoa) == NMR_LINE, "netmap's CSB");
+NMR_ASSERT(offsetof(struct netmap_if, ring_ofs) == 56, "netmap's interface");
 
 #ifdef __cplusplus
 }
