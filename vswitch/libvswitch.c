@@ -570,7 +570,9 @@ static void resolve_indirect(struct line *line)
 	}
 }
 
-/* In a pipe, whether a sender at the other end has as much room as it waits for: netmap's "tail has passed cur". */
+/* In a pipe, whether a sender at the other end has as much room as it waits for: netmap's "tail has passed cur". To be asked
+ * after the fence: either we see the cur with which it armed, or it sees what we have just released.
+ */
 static bool peer_has_room(const struct line *line)
 {
 	uint32_t slots = line->ring->num_slots;
@@ -586,8 +588,9 @@ static bool must_kick(struct line *line)
 {
 	if (!line->peer_atok)
 		return nmr_must_kick(&line->ktoa->kern_need_kick, &line->kicked);
+	nmr_fence();
 	return (!line->ring->dir || peer_has_room(line)) &&
-	       nmr_must_kick(&line->peer_atok->appl_need_kick, &line->kicked);
+	       nmr_take_kick(&line->peer_atok->appl_need_kick, &line->kicked);
 }
 
 /* Put head and cur of a ring back to where they were published, unless the user may have moved them to where they are: head

@@ -330,17 +330,25 @@ static inline void nmr_disarm(uint32_t *need_kick)
 	__atomic_store_n(need_kick, 0, __ATOMIC_RELAXED);
 }
 
-/* After nmr_publish(): whether the other side armed `need_kick` and has not been kicked for it; `kicked` is the caller's. */
-static inline bool nmr_must_kick(const uint32_t *need_kick, uint32_t *kicked)
+/* After nmr_publish() and nmr_fence(): whether the other side armed `need_kick` and has not been kicked for it; `kicked` is the
+ * caller's. Whatever else the other side wrote before it armed, such as cur, is to be read between the two: after the fence, or
+ * what is read may be older than the arming that is seen.
+ */
+static inline bool nmr_take_kick(const uint32_t *need_kick, uint32_t *kicked)
 {
-	uint32_t armed;
+	uint32_t armed = __atomic_load_n(need_kick, __ATOMIC_RELAXED);
 
-	nmr_fence();
-	armed = __atomic_load_n(need_kick, __ATOMIC_RELAXED);
 	if (!armed || armed == *kicked)
 		return false;
 	*kicked = armed;
 	return true;
+}
+
+/* After nmr_publish(), where nothing but the word decides. */
+static inline bool nmr_must_kick(const uint32_t *need_kick, uint32_t *kicked)
+{
+	nmr_fence();
+	return nmr_take_kick(need_kick, kicked);
 }
 
 /* --- opening a port: one message each way on a SOCK_SEQPACKET unix socket --- */
