@@ -111,7 +111,7 @@ class Fabric:
         """Serve until the coordinator closes its end."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._failed)
-        self._rings = RingPorts(self._attach_ring, self._detach_ring, self._ring_changed)
+        self._rings = RingPorts(self._attach_ring, self._detach_ring, self._ring_changed, self._networks.__contains__)
         self._control.setblocking(False)
         loop.add_reader(self._engine.fileno(), self._ports_ended)
         loop.add_reader(self._control.fileno(), self._readable)

@@ -69,7 +69,8 @@ class RingPorts:
     """All ring ports of a fabric.
 
     `attach(network, port, fds)` makes the engine's port, with descriptors it takes over, and raises FabricError;
-    `detach(network, port)` removes it; `changed(network, port, state, reason)` hears of every port that comes or goes.
+    `detach(network, port)` removes it; `changed(network, port, state, reason)` hears of every port that comes or goes;
+    `exists(network)` tells which networks there are.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class RingPorts:
         attach: Callable[[str, str, list[int]], None],
         detach: Callable[[str, str], None],
         changed: Callable[[str, str, str, str], None],
+        exists: Callable[[str], bool],
     ) -> None:
         self._attach = attach
         self._detach = detach
         self._changed = changed
+        self._exists = exists
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
         self._asking: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -227,6 +230,8 @@ class RingPorts:
         if match is None:
             raise FabricError(f"this is no port's name (NETWORK:PORT, such as vale0:p1): {request.name!r}")
         if match["pipe"]:
+            if not self._exists(match["network"]):
+                raise FabricError(f"{request.name}: there is no network {match['network']} in the fabric")
             pipe = match["network"] + ":" + match["port"] + ":" + match["pipe"]
             self._open_pipe(sock, request, pipe, match["end"], given=0)
             return False

@@ -288,7 +288,7 @@ def test_mistake_of_ours_that_a_request_provokes_costs_that_client_alone(
     async def body() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: unhandled.append(context))
-        ports = RingPorts(attach, lambda network, port: None, lambda *event: None)
+        ports = RingPorts(attach, lambda network, port: None, lambda *event: None, lambda network: True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(f"{tmp_path}/ring")
         listener.listen()
