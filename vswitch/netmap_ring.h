@@ -77,10 +77,17 @@ struct netmap_slot {
 	uint64_t ptr; /* with NS_INDIRECT, where the frame is in the application's memory */
 };
 
-#define NS_BUF_CHANGED  0x0001 /* the application has put another buffer of its own here */
-#define NS_REPORT       0x0002
-#define NS_FORWARD      0x0004
-#define NS_NO_LEARN     0x0008 /* tx: the switch shall not learn this frame's source */
+/* Flags. Some are there only so that code for netmap compiles; in our slots they mean nothing, whoever sets them:
+ *
+ *   NS_BUF_CHANGED  another buffer of your own may be put in any slot of yours: each slot is read anew each time
+ *   NS_REPORT       a slot is given back as soon as its frame has been forwarded, with or without
+ *   NS_FORWARD      there is no host stack behind a port
+ *   NS_NO_LEARN     whether addresses are learned is the switch's to decide (`learning` in the lab file), not a client's
+ */
+#define NS_BUF_CHANGED  0x0001 /* ignored */
+#define NS_REPORT       0x0002 /* ignored */
+#define NS_FORWARD      0x0004 /* ignored */
+#define NS_NO_LEARN     0x0008 /* ignored */
 #define NS_INDIRECT     0x0010 /* tx: the frame is at `ptr`; resolved by the client library before the fabric sees it */
 #define NS_MOREFRAG     0x0020 /* the frame goes on in the next slot */
 #define NS_RFRAGS(slot) ((slot)->flags >> 8) /* rx: slots of this frame */
@@ -94,8 +101,9 @@ struct netmap_ring {
 	uint32_t head;      /* the application's, like the next */
 	uint32_t cur;
 	uint32_t tail; /* moved by sync only */
+	/* From here on netmap's, neither read nor written by us: no time stamps, no offsets. */
 	uint32_t flags;
-	struct timeval ts; /* of the last sync */
+	struct timeval ts;
 	uint64_t offset_mask;
 	uint64_t buf_align;
 	uint8_t sem[128] __attribute__((aligned(NMR_LINE)));
@@ -108,7 +116,7 @@ struct netmap_if {
 	const uint32_t ni_flags;
 	const uint32_t ni_tx_rings;
 	const uint32_t ni_rx_rings;
-	uint32_t ni_bufs_head;
+	uint32_t ni_bufs_head; /* 0: there are no extra buffers */
 	const uint32_t ni_host_tx_rings;
 	const uint32_t ni_host_rx_rings;
 	uint32_t ni_spare[3];
@@ -124,7 +132,7 @@ struct nm_csb_atok {
 	uint32_t head;
 	uint32_t cur;
 	uint32_t appl_need_kick;
-	uint32_t sync_flags;
+	uint32_t sync_flags; /* not used */
 	uint32_t pad[12];
 };
 
