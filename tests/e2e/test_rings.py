@@ -107,7 +107,7 @@ def test_client_that_scribbles_over_its_memory_hurts_only_itself(
     fabric.declare(name, PortSettings(storm_limit=2000))
     exchanges = 0
     with (
-        fabric.open("crier") as crier,
+        fabric.open(f"crier{seed}") as crier,
         running(hostile_ring, "scribble", str(fabric.path), f"lan:{name}", str(seed), "1500") as process,
     ):
         while process.poll() is None:
