@@ -312,6 +312,29 @@ static void gives_up_on_a_receiver_that_takes_nothing(void)
 	lab_stop();
 }
 
+/* A slow receiver sets the pace of its sender and loses nothing, however long that goes on. */
+static void waits_for_a_receiver_that_is_slow_but_steady(void)
+{
+	struct client sender, receiver;
+	struct iovec got[64], frame = pattern(9, 1, 60, 0);
+
+	lab_start(false, 100);
+	sender = client_new(sw);
+	receiver = client_new(sw);
+	introduce(&receiver, 9);
+	for (unsigned round = 0; round < 200; round++) {
+		while (vsw_ring_send(sender.ring, &frame, 1) == 1)
+			;
+		lab_settle();
+		vsw_ring_receive(receiver.ring, got, 64);
+		test_clock_ns += 8000000;
+	}
+	CHECK(receiver.port->drops[DROP_OVERFLOW] == 0);
+	client_close(&sender);
+	client_close(&receiver);
+	lab_stop();
+}
+
 /* One that was slow for a moment and then takes its frames as fast as they come is waited for again, although its ring is
  * never seen empty: it loses nothing more.
  */
@@ -883,6 +906,7 @@ int main(void)
 	RUN(pauses_sources_rather_than_lose_frames);
 	RUN(drops_at_once_where_it_is_told_to);
 	RUN(gives_up_on_a_receiver_that_takes_nothing);
+	RUN(waits_for_a_receiver_that_is_slow_but_steady);
 	RUN(waits_again_for_a_receiver_that_has_caught_its_breath);
 	RUN(wakes_a_sender_when_half_its_ring_is_free);
 	RUN(waits_for_all_the_slots_a_frame_needs);

@@ -61,6 +61,15 @@ void vsw_pause_congested(struct port *port)
 	TAILQ_INSERT_TAIL(&port->engine->congested, port, in_congested);
 }
 
+void vsw_pause_go_on_waiting(struct port *port)
+{
+	if (port->congestion != CONGESTION_CONGESTED)
+		return;
+	TAILQ_REMOVE(&port->engine->congested, port, in_congested);
+	port->congested_until = port->engine->now + PAUSE_LIMIT_NS;
+	TAILQ_INSERT_TAIL(&port->engine->congested, port, in_congested);
+}
+
 void vsw_pause_relieved(struct port *port, bool empty)
 {
 	if (port->congestion != CONGESTION_CONGESTED && !(empty && port->congestion == CONGESTION_GIVEN_UP))

@@ -21,6 +21,9 @@
 /* `port`'s queue has passed its mark. Idempotent. */
 void vsw_pause_congested(struct port *port);
 
+/* `port` takes frames, if not so many that its queue is short: wait for it as long again. */
+void vsw_pause_go_on_waiting(struct port *port);
+
 /* `port`'s queue has fallen below its mark (`empty`: to nothing): go on reading the sources that waited. */
 void vsw_pause_relieved(struct port *port, bool empty);
 

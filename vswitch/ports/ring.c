@@ -34,8 +34,11 @@ enum { FD_KICK, FD_MEMORY, FD_SOCKET, N_FDS };
 _Static_assert((HEADS_SIZE) + (JOIN_STRIDE) <= ENGINE_SCRATCH, "no room for a frame of several slots");
 _Static_assert((FRAME_HEAD) <= (NMR_MIN_BUF), "a head may be read from any buffer");
 
-#define PREFETCH_AHEAD 8         /* slots */
-#define ROUND_FLAG     (1U << 8) /* netmap's count of slots of a received frame, in the upper half of the flags */
+#define PREFETCH_AHEAD 8 /* slots */
+#define PROGRESS                                                                                                       \
+	64 /* slots: a client that takes fewer in the time others wait for it counts as one that takes nothing */
+
+#define ROUND_FLAG (1U << 8) /* netmap's count of slots of a received frame, in the upper half of the flags */
 
 /* What the client sends. It owns [cur, head) until we have taken them; all other slots are free for it at once. */
 struct tx {
@@ -66,6 +69,7 @@ struct ring {
 	bool armed;              /* some need-kick word of ours is set */
 	uint64_t released;       /* slots the client has given back ... */
 	uint64_t released_since; /* ... since then, ns */
+	uint32_t progress;       /* slots it has given back since it was last granted more time */
 	struct outqueue queue;   /* what found no slot; only where sources are paused rather than frames dropped */
 	struct tx tx[NMR_MAX_RINGS];
 	struct rx rx[NMR_MAX_RINGS];
@@ -376,6 +380,7 @@ static bool take_back(struct port *port, struct rx *rx)
 		return false;
 	}
 	ring->released += nmr_distance(rx->head, head, ring->n_slots);
+	ring->progress += nmr_distance(rx->head, head, ring->n_slots);
 	rx->head = head;
 	return true;
 }
@@ -629,6 +634,10 @@ static bool drain(struct port *port)
 		vsw_pause_relieved(port, least_room(ring) == ring->n_slots - 1);
 	else if (has_recovered(port))
 		vsw_pause_relieved(port, true);
+	if (ring->progress >= PROGRESS) {
+		ring->progress = 0;
+		vsw_pause_go_on_waiting(port);
+	}
 	return released;
 }
 
