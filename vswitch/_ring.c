@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <string.h>
 
 #include "libvswitch.h"
@@ -111,7 +112,12 @@ static void view_dealloc(View *self)
 
 static PyObject *raise_error(Ring *self, const char *text)
 {
-	PyErr_SetString(self->error, text);
+	PyObject *message =
+		PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); /* others have a say in it */
+
+	if (message)
+		PyErr_SetObject(self->error, message);
+	Py_XDECREF(message);
 	return NULL;
 }
 
@@ -547,9 +553,28 @@ static PyObject *ring_sync(Ring *self, PyObject *args)
 	return ret ? raise_errno(self, ret) : Py_NewRef(Py_None);
 }
 
-static PyObject *ring_wait(Ring *self, PyObject *args)
+/* Sleep, and hear every signal: those that come from here on, when Python's handlers for earlier ones have run, and none is
+ * blocked, end it. Return as vsw_ring_wait() does; an exception may be set with -EINTR.
+ */
+static int wait_for(struct vsw_ring *ring, int which, int timeout_ms)
 {
 	PyThreadState *state;
+	sigset_t all, before;
+	int ret = -EINTR;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (!PyErr_CheckSignals()) {
+		state = PyEval_SaveThread();
+		ret = vsw_ring_pwait(ring, which, timeout_ms, &before);
+		PyEval_RestoreThread(state);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return ret;
+}
+
+static PyObject *ring_wait(Ring *self, PyObject *args)
+{
 	Mapping *mapping;
 	int which, timeout_ms, ret, closed;
 
@@ -558,12 +583,12 @@ static PyObject *ring_wait(Ring *self, PyObject *args)
 	mapping = enter(self);
 	if (!mapping)
 		return NULL;
-	state = PyEval_SaveThread();
-	ret = vsw_ring_wait(mapping->ring, which, timeout_ms);
-	PyEval_RestoreThread(state);
+	ret = vsw_ring_wait(mapping->ring, which, 0);
+	if (!ret && timeout_ms)
+		ret = wait_for(mapping->ring, which, timeout_ms);
 	closed = mapping->closed;
 	leave(mapping);
-	return result(self, closed, ret);
+	return PyErr_Occurred() ? NULL : result(self, closed, ret);
 }
 
 static PyObject *ring_arm(Ring *self, PyObject *args)

@@ -760,7 +760,19 @@ static int linger(struct vsw_ring *ring, int which, uint64_t until)
 	return found;
 }
 
-EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
+/* Sleep until the bell rings, `end` (ns, UINT64_MAX: never) has come, or there is a signal. Return 0 or -errno. */
+static int sleep_for_bell(const struct vsw_ring *ring, uint64_t end, const sigset_t *mask)
+{
+	struct pollfd poll_fd = { .fd = ring->socket, .events = POLLIN };
+	uint64_t now = end == UINT64_MAX ? 0 : now_ns();
+	uint64_t left = now < end ? end - now : 0;
+	struct timespec timeout = { (time_t)(left / (1000 * MILLISECOND_IN_NS)),
+				    (long)(left % (1000 * MILLISECOND_IN_NS)) };
+
+	return ppoll(&poll_fd, 1, end == UINT64_MAX ? NULL : &timeout, mask) < 0 ? -errno : 0;
+}
+
+EXPORT int vsw_ring_pwait(struct vsw_ring *ring, int which, int timeout_ms, const sigset_t *mask)
 {
 	uint64_t end = timeout_ms >= 0 ? now_ns() + (uint64_t)timeout_ms * MILLISECOND_IN_NS : UINT64_MAX;
 	int found;
@@ -771,35 +783,29 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 	if (!found && timeout_ms)
 		found = linger(ring, which, end);
 	while (!found) {
-		struct pollfd poll_fd = { .fd = ring->socket, .events = POLLIN };
-		uint64_t now;
-		int woken = 0;
+		int error = 0;
 
 		found = vsw_ring_arm(ring, which);
 		if (found < 0)
 			return found;
-		if (!found) {
-			now = end == UINT64_MAX ? 0 : now_ns();
-			woken = poll(&poll_fd, 1,
-				     end == UINT64_MAX ? -1
-				     : now < end       ? (int)((end - now + MILLISECOND_IN_NS - 1) / MILLISECOND_IN_NS)
-						       : 0);
-			if (woken < 0) {
-				int error = errno;
-
-				vsw_ring_disarm(ring);
-				return -error;
-			}
-		}
+		if (!found)
+			error = sleep_for_bell(ring, end, mask);
 		if (vsw_ring_disarm(ring)) {
 			found = ready(ring, which & VSW_RX); /* what came before the end */
 			return found ? found : is_interrupted(ring) ? -ECANCELED : -ENOTCONN;
 		}
+		if (error)
+			return error;
 		found = ready(ring, which);
 		if (!found && end != UINT64_MAX && now_ns() >= end)
 			return 0;
 	}
 	return found;
+}
+
+EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
+{
+	return vsw_ring_pwait(ring, which, timeout_ms, NULL);
 }
 
 /* --- whole frames --- */

@@ -16,6 +16,7 @@
 #ifndef LIBVSWITCH_H
 #define LIBVSWITCH_H
 
+#include <signal.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -86,6 +87,11 @@ int vsw_ring_disarm(struct vsw_ring *ring);
  * side has gone, -EINTR after a signal.
  */
 int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms);
+
+/* The same with `mask` (NULL: as it is) for the thread's signals while it sleeps, as ppoll() has it: none is missed between
+ * a look at what its handler has set and the sleep.
+ */
+int vsw_ring_pwait(struct vsw_ring *ring, int which, int timeout_ms, const sigset_t *mask);
 
 /* Publish head and cur of all rings of `which`, wake the other side if it sleeps, and bring tail up to date. Never blocks.
  * Return 0, or -EINVAL when a head has left the slots that are yours, or a cur the ring: both of that ring are put back to
