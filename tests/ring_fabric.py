@@ -58,6 +58,12 @@ class Holdings(NamedTuple):
         )
 
 
+def processor_time(pid: int) -> float:
+    """Seconds that a process has computed so far."""
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class RingFabric:
     """A fabric with a switch `lan`, that serves rings at `path`. A context manager."""
 

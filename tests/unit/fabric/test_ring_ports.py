@@ -21,7 +21,16 @@ from typing import Any
 
 import pytest
 
-from tests.ring_fabric import TIMEOUT, Pair, RingFabric, numbered, raw_connection, readable, ring_fabric
+from tests.ring_fabric import (
+    TIMEOUT,
+    Pair,
+    RingFabric,
+    numbered,
+    processor_time,
+    raw_connection,
+    readable,
+    ring_fabric,
+)
 from vswitch.errors import FabricError
 from vswitch.fabric.ring_ports import RingPorts
 from vswitch.model.lab import PortSettings
@@ -448,12 +457,6 @@ def test_declared_port_counts_with_what_its_client_asks_beyond_the_declaration(f
                 os.close(fd)
     for door in doors:
         fabric.ask(fabric.client.remove_port("lan", door))
-
-
-def processor_time(pid: int) -> float:
-    """Seconds that a process has computed so far."""
-    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
