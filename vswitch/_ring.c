@@ -315,7 +315,7 @@ static void batch_free(struct batch *batch)
 			PyBuffer_Release(&batch->buffers[batch->n]);
 }
 
-/* Find the bytes of the next items of a tuple. Return 0, or -1 with an exception and nothing held. */
+/* Find the bytes of the next items of a tuple, up to one that is no frame. Return 0, or -1 with an exception and nothing held. */
 static int batch_fill(struct batch *batch, PyObject *frames, Py_ssize_t at, Py_ssize_t n)
 {
 	for (batch->n = 0; batch->n < BATCH && at < n; batch->n++, at++) {
@@ -329,6 +329,10 @@ static int batch_fill(struct batch *batch, PyObject *frames, Py_ssize_t at, Py_s
 			continue;
 		}
 		if (PyObject_GetBuffer(item, buffer, PyBUF_SIMPLE)) {
+			if (batch->n && PyErr_ExceptionMatches(PyExc_Exception)) {
+				PyErr_Clear(); /* the call that begins with it says what is wrong */
+				break;
+			}
 			batch_free(batch);
 			return -1;
 		}

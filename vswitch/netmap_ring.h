@@ -101,7 +101,7 @@ struct netmap_ring {
 	uint32_t head;      /* the application's, like the next */
 	uint32_t cur;
 	uint32_t tail; /* moved by sync only */
-	/* From here on netmap's, neither read nor written by us: no time stamps, no offsets. */
+	/* Up to `sem` netmap's, neither read nor written by us: no time stamps, no offsets. */
 	uint32_t flags;
 	struct timeval ts;
 	uint64_t offset_mask;
