@@ -260,8 +260,9 @@ def test_wait_is_interrupted_by_ctrl_c(tmp_path: Path, linger: float, reconnecti
             if reconnecting:
                 fabric.process.kill()
                 fabric.process.wait()
-                while len(list(descriptors.iterdir())) == before:
-                    pass  # until it has seen that
+                status = Path("/proc", str(process.pid), "stat")
+                while len(list(descriptors.iterdir())) == before or ") S " not in status.read_text():
+                    pass  # until it has seen that, and sleeps before the next try
             process.send_signal(signal.SIGINT)
             try:
                 output, _ = process.communicate(timeout=5)
