@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import resource
 import select
 import socket
 import subprocess
@@ -74,6 +75,8 @@ class RingFabric:
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     def __enter__(self) -> RingFabric:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 1024 are not enough for some tests
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
