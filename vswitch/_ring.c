@@ -18,7 +18,8 @@
 
 #include "libvswitch.h"
 
-#define BATCH 256
+#define BATCH      256
+#define LINGER_MAX 1000000 /* us; signals are not heard meanwhile */
 
 typedef struct {
 	PyObject_HEAD struct vsw_ring *ring;
@@ -175,7 +176,7 @@ static PyObject *ring_create(PyTypeObject *type, PyObject *args, PyObject *keywo
 					 &options.slots, &options.buf_size, &timeout, &linger, &error))
 		return NULL;
 	options.timeout_ms = bounded(timeout * 1e3, INT_MAX);
-	options.linger_us = linger > 0 ? bounded(linger * 1e6, VSW_NO_LINGER - 1) : VSW_NO_LINGER;
+	options.linger_us = linger > 0 ? bounded(linger * 1e6, LINGER_MAX) : VSW_NO_LINGER;
 	self = allocate(type);
 	mapping = allocate(mapping_type);
 	if (!self || !mapping) {
@@ -235,11 +236,25 @@ static PyObject *result(Ring *self, int closed, int ret)
 	return ret < 0 ? raise_errno(self, ret) : PyLong_FromLong(ret);
 }
 
+/* Block all signals, in order to hear every one: Python's handlers for earlier ones have run when this returns, and those that
+ * come from here on end the sleep, in which none is blocked. `before` is to be restored, also after a failure: -1 with a
+ * handler's exception.
+ */
+static int block_signals(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, before);
+	return PyErr_CheckSignals();
+}
+
 static PyObject *ring_reopen(Ring *self, PyObject *args)
 {
 	char text[VSW_ERROR_SIZE] = "";
 	PyThreadState *state;
 	Mapping *mapping;
+	sigset_t before;
 	double timeout;
 	int ret, closed;
 
@@ -248,11 +263,17 @@ static PyObject *ring_reopen(Ring *self, PyObject *args)
 	mapping = enter(self);
 	if (!mapping)
 		return NULL;
+	if (block_signals(&before)) {
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+		leave(mapping);
+		return NULL;
+	}
 	if (mapping->views || mapping->users > 1) {
 		if (mapping->views)
 			PyErr_SetString(PyExc_BufferError, "views of frames are still held");
 		else
 			raise_error(self, "the ring is in use: it cannot be reopened");
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
 		leave(mapping);
 		return NULL;
 	}
@@ -260,8 +281,9 @@ static PyObject *ring_reopen(Ring *self, PyObject *args)
 	mapping->generation++;
 	mapping->reopening = 1;
 	state = PyEval_SaveThread();
-	ret = vsw_ring_reopen(mapping->ring, (int)bounded(timeout * 1e3, INT_MAX), text);
+	ret = vsw_ring_preopen(mapping->ring, (int)bounded(timeout * 1e3, INT_MAX), &before, text);
 	PyEval_RestoreThread(state);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	mapping->reopening = 0;
 	closed = mapping->closed;
 	leave(mapping);
@@ -557,18 +579,13 @@ static PyObject *ring_sync(Ring *self, PyObject *args)
 	return ret ? raise_errno(self, ret) : Py_NewRef(Py_None);
 }
 
-/* Sleep, and hear every signal: those that come from here on, when Python's handlers for earlier ones have run, and none is
- * blocked, end it. Return as vsw_ring_wait() does; an exception may be set with -EINTR.
- */
 static int wait_for(struct vsw_ring *ring, int which, int timeout_ms)
 {
 	PyThreadState *state;
-	sigset_t all, before;
+	sigset_t before;
 	int ret = -EINTR;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (!PyErr_CheckSignals()) {
+	if (!block_signals(&before)) {
 		state = PyEval_SaveThread();
 		ret = vsw_ring_pwait(ring, which, timeout_ms, &before);
 		PyEval_RestoreThread(state);

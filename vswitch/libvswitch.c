@@ -82,9 +82,10 @@ __attribute__((format(printf, 2, 3))) static void explain(char *error, const cha
 /* A try to open a ring. */
 struct attempt {
 	struct vsw_ring *ring;
-	uint64_t end;   /* ns; when it is given up */
-	bool by_signal; /* or when a signal comes */
-	char *error;    /* where to say why it failed; may be NULL */
+	uint64_t end;         /* ns; when it is given up */
+	bool by_signal;       /* or when a signal comes */
+	const sigset_t *mask; /* for signals while we sleep; NULL: as it is */
+	char *error;          /* where to say why it failed; may be NULL */
 };
 
 static bool is_interrupted(const struct vsw_ring *ring)
@@ -114,7 +115,8 @@ static int sleep_until(const struct attempt *attempt, int fd, uint64_t end)
 
 		if (is_interrupted(attempt->ring))
 			return -ECANCELED;
-		found = poll(&poll_fd, 1, ms);
+		found = ppoll(&poll_fd, 1, &(struct timespec){ .tv_nsec = ms * (long)MILLISECOND_IN_NS },
+			      attempt->mask);
 		if (found > 0)
 			return 0;
 		if (found < 0 && (errno != EINTR || attempt->by_signal))
@@ -132,8 +134,10 @@ static int connect_within(const struct attempt *attempt, int fd, const struct so
 		/* 0 would stand for ever. */
 		struct timeval wait = { .tv_usec = (ms ? ms : 1) * 1000 };
 
-		if (is_interrupted(attempt->ring))
-			return -ECANCELED;
+		int ret = sleep_until(attempt, -1, 0); /* to hear signals that are blocked otherwise */
+
+		if (ret != -ETIMEDOUT)
+			return ret;
 		if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)))
 			return -errno;
 		if (!connect(fd, (const struct sockaddr *)address, sizeof(*address)))
@@ -491,7 +495,7 @@ EXPORT struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *op
 	return ring;
 }
 
-EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
+EXPORT int vsw_ring_preopen(struct vsw_ring *ring, int timeout_ms, const sigset_t *mask, char *error)
 {
 	uint64_t end = now_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * MILLISECOND_IN_NS;
 	useconds_t pause = RETRY_FIRST;
@@ -508,6 +512,7 @@ EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
 
 		attempt.end = attempt.end < end ? attempt.end : end;
 		attempt.by_signal = true;
+		attempt.mask = mask;
 		ret = open_by_name(&attempt);
 		if (!ret || ret == -EINTR || ret == -ECANCELED)
 			return ret;
@@ -518,6 +523,11 @@ EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
 		if (now_ns() >= end)
 			return ret;
 	}
+}
+
+EXPORT int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error)
+{
+	return vsw_ring_preopen(ring, timeout_ms, NULL, error);
 }
 
 EXPORT void vsw_ring_interrupt(struct vsw_ring *ring)

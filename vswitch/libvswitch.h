@@ -60,6 +60,9 @@ struct vsw_ring *vsw_ring_adopt(int fd, const struct vsw_ring_options *options, 
  */
 int vsw_ring_reopen(struct vsw_ring *ring, int timeout_ms, char *error);
 
+/* The same with `mask` for the thread's signals while it sleeps, as in vsw_ring_pwait(). */
+int vsw_ring_preopen(struct vsw_ring *ring, int timeout_ms, const sigset_t *mask, char *error);
+
 /* Give the port up, but keep the memory until vsw_ring_close(). */
 void vsw_ring_leave(struct vsw_ring *ring);
 

@@ -66,8 +66,8 @@ class Ring:
         `name` is "LAB/NETWORK:PORT", "NETWORK:PORT" in the lab that $VSWITCH_LAB names, or "PATH:NETWORK:PORT" with the
         absolute path of a fabric's ring socket; "NETWORK:PORT{ID" and "NETWORK:PORT}ID" are the two ends of a pipe.
         `rings` pairs (1 by default) of `slots` (512) with buffers of `buf_size` bytes (2048); longer frames take
-        several slots. `linger`: seconds that `wait` looks before it sleeps. With `reconnect`, `wait` opens the port
-        anew when the fabric has gone, trying for so many seconds. Raises RingError, which says why.
+        several slots. `linger`: seconds, 1 at most, that `wait` looks before it sleeps. With `reconnect`, `wait` opens
+        the port anew when the fabric has gone, trying for so many seconds. Raises RingError, which says why.
         """
         return cls(_ring.Ring(name, -1, rings, slots, buf_size, timeout, linger, RingError), name, reconnect)
 

@@ -397,6 +397,39 @@ static void ends_reopening_after_a_signal(void)
 	}
 }
 
+/* One that came before it slept, and had to wait until then, is not missed: wherever it would sleep. */
+static void ends_reopening_after_a_signal_that_was_blocked(void)
+{
+	sigset_t usr1, before;
+
+	CHECK(signal(SIGUSR1, on_signal) != SIG_ERR);
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	for (unsigned i = 0; i < 3; i++) {
+		struct vsw_ring_options options = { .timeout_ms = 50 };
+		struct server server, full;
+		struct vsw_ring *ring;
+
+		start(&server, 8, answer_the_first);
+		start(&full, 0, NULL);
+		ring = vsw_ring_open(server.name, NULL, NULL);
+		CHECK(ring);
+		if (i)
+			CHECK(!unlink(server.path));
+		if (i == 2) { /* nor does anybody accept */
+			CHECK(!vsw_ring_open(full.name, &options, NULL));
+			CHECK(!rename(full.path, server.path));
+		}
+		CHECK(!pthread_sigmask(SIG_BLOCK, &usr1, &before));
+		CHECK(!raise(SIGUSR1));
+		CHECK(vsw_ring_preopen(ring, LONG, &before, NULL) == -EINTR);
+		CHECK(!pthread_sigmask(SIG_SETMASK, &before, NULL));
+		vsw_ring_close(ring);
+		stop(&server);
+		stop(&full);
+	}
+}
+
 int main(void)
 {
 	RUN(puts_a_head_back_that_has_left_its_slots);
@@ -411,6 +444,7 @@ int main(void)
 	RUN(ends_waits_when_another_thread_says_so);
 	RUN(ends_reopening_when_another_thread_says_so);
 	RUN(ends_reopening_after_a_signal);
+	RUN(ends_reopening_after_a_signal_that_was_blocked);
 	keep(-1);
 	return 0;
 }

@@ -131,13 +131,6 @@ def test_wait_goes_on_after_the_longest_single_sleep(fabric: RingFabric, monkeyp
         assert time.monotonic() - begun >= 0.2
 
 
-def test_wait_ends_after_its_timeout_though_it_would_linger_longer(fabric: RingFabric) -> None:
-    with fabric.open("p1", linger=TIMEOUT) as ring:
-        begun = time.monotonic()
-        assert not ring.wait(timeout=0.001)
-        assert time.monotonic() - begun < TIMEOUT / 2
-
-
 # --- reopening --------------------------------------------------------------------------------------------------------
 
 
