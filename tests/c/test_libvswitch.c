@@ -406,18 +406,18 @@ static void ends_reopening_after_a_signal_that_was_blocked(void)
 	sigemptyset(&usr1);
 	sigaddset(&usr1, SIGUSR1);
 	for (unsigned i = 0; i < 3; i++) {
-		struct vsw_ring_options options = { .timeout_ms = 50 };
+		struct vsw_ring_options options = { .timeout_ms = LONG }, brief = { .timeout_ms = 50 };
 		struct server server, full;
 		struct vsw_ring *ring;
 
 		start(&server, 8, answer_the_first);
 		start(&full, 0, NULL);
-		ring = vsw_ring_open(server.name, NULL, NULL);
+		ring = vsw_ring_open(server.name, &options, NULL);
 		CHECK(ring);
 		if (i)
 			CHECK(!unlink(server.path));
 		if (i == 2) { /* nor does anybody accept */
-			CHECK(!vsw_ring_open(full.name, &options, NULL));
+			CHECK(!vsw_ring_open(full.name, &brief, NULL));
 			CHECK(!rename(full.path, server.path));
 		}
 		CHECK(!pthread_sigmask(SIG_BLOCK, &usr1, &before));
