@@ -580,17 +580,16 @@ static void resolve_indirect(struct line *line)
 	}
 }
 
-/* In a pipe, whether a sender at the other end has as much room as it waits for: netmap's "tail has passed cur". To be asked
- * after the fence: either we see the cur with which it armed, or it sees what we have just released.
+/* In a pipe, whether a sender at the other end has as much room as it waits for. To be asked after the fence: either we see
+ * the cur with which it armed, or it sees what we have just released.
  */
 static bool peer_has_room(const struct line *line)
 {
 	uint32_t slots = line->ring->num_slots;
 	uint32_t head = nmr_take(&line->peer_atok->head);
 	uint32_t wanted = __atomic_load_n(&line->peer_atok->cur, __ATOMIC_RELAXED);
-	uint32_t room = nmr_distance(head, nmr_previous(line->published, slots), slots);
 
-	return room == slots - 1 || room > nmr_distance(head, wanted, slots);
+	return nmr_tail_passed_cur(head, wanted, nmr_previous(line->published, slots), slots);
 }
 
 /* Whether the other side is to be told of what we have just published. In a pipe the word is the other application's. */
@@ -823,11 +822,9 @@ EXPORT int vsw_ring_wait(struct vsw_ring *ring, int which, int timeout_ms)
 /* Return how many slots a frame of `len` bytes takes; 0 when it can never be sent. */
 static uint32_t slots_for(const struct netmap_ring *tx, size_t len, uint32_t part_max)
 {
-	size_t most = tx->num_slots - 1 < NMR_MAX_FRAGMENTS ? tx->num_slots - 1 : NMR_MAX_FRAGMENTS;
-
-	return len < FRAME_MIN || len > FRAME_MAX || len > most * part_max
-		       ? 0
-		       : (uint32_t)((len + part_max - 1) / part_max);
+	if (len < FRAME_MIN || len > FRAME_MAX || len > nmr_frame_max(tx->num_slots, tx->nr_buf_size))
+		return 0;
+	return (uint32_t)((len + part_max - 1) / part_max);
 }
 
 /* Copy one frame into `parts` free slots. */
@@ -861,7 +858,7 @@ EXPORT int vsw_ring_send(struct vsw_ring *ring, const struct iovec *frames, unsi
 		return -ENOTCONN;
 	line = &ring->tx[ring->next_tx];
 	tx = line->ring;
-	part_max = tx->nr_buf_size < UINT16_MAX ? tx->nr_buf_size : UINT16_MAX;
+	part_max = nmr_part_max(tx->nr_buf_size);
 	if (check_user(line))
 		return -EINVAL;
 	room = available(line);

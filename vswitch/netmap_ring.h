@@ -262,6 +262,22 @@ static inline void nmr_write_slot(struct netmap_slot *slot, uint64_t word)
 	__atomic_store_n((nmr_alias_word *)(void *)slot, word, __ATOMIC_RELAXED);
 }
 
+/* --- frames and slots --- */
+
+/* Bytes of a frame that fit one slot: its length has 16 bits. */
+static inline uint32_t nmr_part_max(uint32_t buf_size)
+{
+	return buf_size < UINT16_MAX ? buf_size : UINT16_MAX;
+}
+
+/* Bytes of the longest frame that a ring takes. */
+static inline uint32_t nmr_frame_max(uint32_t slots, uint32_t buf_size)
+{
+	uint32_t parts = slots - 1 < NMR_MAX_FRAGMENTS ? slots - 1 : NMR_MAX_FRAGMENTS;
+
+	return parts * nmr_part_max(buf_size);
+}
+
 /* --- indices --- */
 
 /* How many steps from `from` to `to` in a ring of `slots`; both are below it. */
@@ -284,6 +300,16 @@ static inline uint32_t nmr_previous(uint32_t i, uint32_t slots)
 static inline uint32_t nmr_advance(uint32_t i, uint32_t n, uint32_t slots)
 {
 	return i + n >= slots ? i + n - slots : i + n;
+}
+
+/* Whether a sender has the room it waits for: netmap's "tail has passed cur", or everything is free. A `cur` that is no slot
+ * waits for nothing.
+ */
+static inline bool nmr_tail_passed_cur(uint32_t head, uint32_t cur, uint32_t tail, uint32_t slots)
+{
+	uint32_t room = nmr_distance(head, tail, slots);
+
+	return cur >= slots || room == slots - 1 || room > nmr_distance(head, cur, slots);
 }
 
 /* Release: all slots and payload written before are visible to whoever nmr_take()s this value. */

@@ -96,7 +96,7 @@ static int ring_open(struct port *port)
 	ring->rings = ring->area.header.rings;
 	ring->n_slots = ring->area.header.slots;
 	ring->buf_size = ring->area.header.buf_size;
-	ring->part_max = ring->buf_size < UINT16_MAX ? ring->buf_size : UINT16_MAX;
+	ring->part_max = nmr_part_max(ring->buf_size);
 	ring->n_bufs = ring->area.header.n_bufs;
 	for (unsigned i = 0; i < ring->rings; i++) {
 		unsigned j = ring->rings + i;
@@ -123,19 +123,6 @@ static void ring_close(struct port *port)
 	nmr_unmap(&ring->area);
 	free(ring);
 	port->private = NULL;
-}
-
-static bool collect_ring(struct port *port, struct tx *tx);
-
-/* The client has gone: what it had sent before goes on its way. */
-static void ring_finish(struct port *port)
-{
-	struct ring *ring = port->private;
-
-	for (unsigned i = 0; i < ring->rings; i++)
-		for (uint32_t taken = 0; taken < ring->n_slots && port->state == PORT_UP; taken += FRAME_BATCH)
-			if (!collect_ring(port, &ring->tx[i]))
-				break;
 }
 
 static void ring_flush(struct port *port)
@@ -273,15 +260,20 @@ static int forward(struct port *port, const uint64_t *words, unsigned n)
 	return (int)i;
 }
 
-/* Whether the client waits for room in its tx ring and has as much as it wants: netmap's "tail has passed cur". */
-static bool has_room_it_waits_for(const struct ring *ring, struct tx *tx, uint32_t tail)
+/* Say which slots we have taken, and wake the client if it waits for as much room as that makes. */
+static void give_back(struct port *port, struct tx *tx)
 {
-	uint32_t wanted = __atomic_load_n(&tx->atok->cur, __ATOMIC_RELAXED);
-	uint32_t room = nmr_distance(tx->seen, tail, ring->n_slots);
+	const struct ring *ring = port->private;
+	uint32_t tail = nmr_previous(tx->cur, ring->n_slots);
+	uint32_t wanted;
 
-	if (wanted >= ring->n_slots || room == ring->n_slots - 1)
-		return true;
-	return room > nmr_distance(tx->seen, wanted, ring->n_slots);
+	__atomic_store_n(&tx->ktoa->hwcur, tx->cur, __ATOMIC_RELAXED);
+	nmr_publish(&tx->ktoa->hwtail, tail);
+	nmr_fence(); /* before looking at cur: it belongs to the word looked at next */
+	wanted = __atomic_load_n(&tx->atok->cur, __ATOMIC_RELAXED);
+	if (nmr_tail_passed_cur(tx->seen, wanted, tail, ring->n_slots) &&
+	    nmr_take_kick(&tx->atok->appl_need_kick, &tx->kicked))
+		vsw_engine_flush_later(port);
 }
 
 /* Take one burst from one ring. Return whether there was one. */
@@ -313,13 +305,19 @@ static bool collect_ring(struct port *port, struct tx *tx)
 	if (taken <= 0)
 		return false;
 	tx->cur = nmr_advance(tx->cur, (uint32_t)taken, ring->n_slots);
-	__atomic_store_n(&tx->ktoa->hwcur, tx->cur, __ATOMIC_RELAXED);
-	nmr_publish(&tx->ktoa->hwtail, nmr_previous(tx->cur, ring->n_slots));
-	nmr_fence(); /* before looking at cur, too: it belongs to the word that nmr_must_kick() looks at */
-	if (has_room_it_waits_for(ring, tx, nmr_previous(tx->cur, ring->n_slots)) &&
-	    nmr_must_kick(&tx->atok->appl_need_kick, &tx->kicked))
-		vsw_engine_flush_later(port);
+	give_back(port, tx);
 	return true;
+}
+
+/* The client has gone: what it had sent before goes on its way. */
+static void ring_finish(struct port *port)
+{
+	struct ring *ring = port->private;
+
+	for (unsigned i = 0; i < ring->rings; i++)
+		for (uint32_t taken = 0; taken < ring->n_slots && port->state == PORT_UP; taken += FRAME_BATCH)
+			if (!collect_ring(port, &ring->tx[i]))
+				break;
 }
 
 /* --- to the client --- */
@@ -447,18 +445,11 @@ static bool put_long(struct port *port, struct rx *rx, const struct frame *frame
 	return true;
 }
 
-/* The longest frame a ring takes, in bytes. */
-static uint32_t longest(const struct ring *ring)
-{
-	uint32_t parts = ring->n_slots - 1 < NMR_MAX_FRAGMENTS ? ring->n_slots - 1 : NMR_MAX_FRAGMENTS;
-
-	return parts * ring->part_max;
-}
-
 /* Count `n` frames, all given to the client but those `too_long` for it. */
 static void count_out(struct port *port, const struct frame *frames, unsigned n, unsigned too_long)
 {
 	const struct ring *ring = port->private;
+	uint32_t longest = nmr_frame_max(ring->n_slots, ring->buf_size);
 
 	port->drops[DROP_TOO_LONG] += too_long;
 	if (!too_long) {
@@ -466,7 +457,7 @@ static void count_out(struct port *port, const struct frame *frames, unsigned n,
 		return;
 	}
 	for (unsigned i = 0; i < n; i++)
-		if (frames[i].len <= longest(ring))
+		if (frames[i].len <= longest)
 			vsw_traffic_add_frames(&port->tx, &frames[i], 1);
 }
 
@@ -489,7 +480,7 @@ static unsigned fill(struct port *port, struct rx *rx, const struct frame *frame
 		if (len > ring->part_max) {
 			uint32_t parts = (len + ring->part_max - 1) / ring->part_max;
 
-			if (len > longest(ring)) {
+			if (len > nmr_frame_max(ring->n_slots, ring->buf_size)) {
 				too_long++;
 				continue;
 			}
@@ -579,9 +570,8 @@ static uint32_t mark(const struct ring *ring)
 static void ring_deliver(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct ring *ring = port->private;
-	unsigned i;
+	unsigned i = ring->queue.frames ? 0 : spread(port, frames, n, port->settings.overflow_drop);
 
-	i = ring->queue.frames ? 0 : spread(port, frames, n, port->settings.overflow_drop);
 	if (port->state != PORT_UP) {
 		port->drops[DROP_CLOSED] += n - i;
 		return;
