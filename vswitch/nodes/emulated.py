@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +24,7 @@ from ..errors import AgentError, NodeError
 from ..model.lab import Interface, Lab, Node
 from .agent import AgentChannel
 from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext
+from .process_output import ProcessOutput
 
 _STOP_GRACE = 1.0  # s
 _LAST_WORDS_GRACE = 1.0  # s
@@ -44,7 +44,7 @@ class EmulatedDriver(Driver):
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._channel: AgentChannel | None = None
-        self._console = _Console(context.console_output)
+        self._console = ProcessOutput(context.console_output)
         self._stopping = False
 
     async def prepare(self) -> None:
@@ -213,32 +213,3 @@ def _names(lab: Lab) -> dict[str, tuple[str, ...]]:
         for name in names:
             found[name] = (*found.get(name, ()), address)
     return found
-
-
-class _Console(asyncio.Protocol):
-    """What the process prints."""
-
-    def __init__(self, output: Callable[[bytes], None]) -> None:
-        self._output = output
-        self._transport: asyncio.BaseTransport | None = None
-        self._tail = b""
-        self.ended = asyncio.Event()
-
-    @property
-    def last_line(self) -> str:
-        lines = self._tail.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._tail = (self._tail + data)[-1024:]
-        self._output(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.ended.set()

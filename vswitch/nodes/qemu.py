@@ -29,6 +29,7 @@ from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
 from .driver import Bus, Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
 from .image import built_image, default_image
+from .process_output import ProcessOutput
 from .qemu_command import (
     Attachment,
     Boot,
@@ -488,32 +489,20 @@ class _Console(asyncio.Protocol):
         self._writable.set()
 
 
-class _Messages(asyncio.Protocol):
+class _Messages(ProcessOutput):
     """What QEMU itself says on stdout and stderr: logged up to a limit, the last line kept."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(self._log)
         self._path = path
         self._file: IO[bytes] | None = None
-        self._transport: asyncio.BaseTransport | None = None
         self._left = _LOG_LIMIT
-        self._tail = b""
-        self.ended = asyncio.Event()
-
-    @property
-    def last_line(self) -> str:
-        lines = self._tail.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        super().connection_made(transport)
         self._file = self._path.open("wb", buffering=0)
 
-    def data_received(self, data: bytes) -> None:
-        self._tail = (self._tail + data)[-1024:]
+    def _log(self, data: bytes) -> None:
         if self._file is not None and self._left > 0:
             self._file.write(data[: self._left])
             self._left -= len(data)
@@ -521,4 +510,4 @@ class _Messages(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._file is not None:
             self._file.close()
-        self.ended.set()
+        super().connection_lost(error)
