@@ -18,27 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ring_fabric import TIMEOUT, RingFabric, mac, numbered, processor_time, raw_connection, readable, ring_fabric
+from tests.ring_fabric import TIMEOUT, RingFabric, mac, numbered, processor_time, raw_connection, readable
 from vswitch.errors import LabError
 from vswitch.ring import Ring, RingError
 
 HUGE = 69632
 """Bytes of the longest frame."""
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RingFabric]:
-    with ring_fabric() as fabric:
-        yield fabric
-
-
-@pytest.fixture
-def fabric(shared: RingFabric) -> Iterator[RingFabric]:
-    """A fabric without ports, before and after the test."""
-    yield shared
-    shared.wait_until(lambda: shared.ports() == {})
-    while not shared.events.empty():
-        shared.events.get()
 
 
 @pytest.fixture

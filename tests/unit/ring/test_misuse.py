@@ -14,36 +14,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.ring_fabric import TIMEOUT, RingFabric, numbered, ring_fabric
-from tests.unit import ring_misuse
+from tests.ring_fabric import TIMEOUT, RingFabric, numbered
 from vswitch.model.lab import PortSettings
 from vswitch.ring import Ring, RingError
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RingFabric]:
-    """One fabric for all tests."""
-    with ring_fabric() as fabric:
-        yield fabric
+from . import misuse
 
 
-@pytest.fixture
-def fabric(shared: RingFabric) -> Iterator[RingFabric]:
-    """The fabric; a test must leave no ports behind."""
-    yield shared
-    shared.wait_until(lambda: shared.ports() == {})
-    while not shared.events.empty():
-        shared.events.get()
-
-
-@pytest.mark.parametrize("case", ring_misuse.CASES)
+@pytest.mark.parametrize("case", misuse.CASES)
 def test_program_that_misuses_a_ring_is_told_so_and_does_not_crash(fabric: RingFabric, case: str) -> None:
     command = [
         sys.executable,
         "-X",
         "faulthandler",
         "-m",
-        "tests.unit.ring_misuse",
+        "tests.unit.ring.misuse",
         case,
         fabric.name("p1"),
         str(fabric.path),

@@ -1,6 +1,6 @@
 """What a program may do to a ring while one of the ring's own methods runs. In a process of its own: it may crash.
 
-python3 -m tests.unit.ring_misuse CASE NAME_OF_A_PORT [SOCKET_OF_ITS_FABRIC]
+python3 -m tests.unit.ring.misuse CASE NAME_OF_A_PORT [SOCKET_OF_ITS_FABRIC]
 """
 
 from __future__ import annotations
