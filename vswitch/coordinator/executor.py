@@ -74,14 +74,15 @@ class Executor:
         """Do all actions, each once those before it are done; at the first failure give up the rest and raise it."""
         order = plan.prerequisites(actions)
         finished = {action.key: asyncio.Event() for action in actions}
-        networks = [finished[action.key] for action in actions if isinstance(action, plan.AddNetwork)]
+        networks = {action.key for action in actions if isinstance(action, plan.AddNetwork)}
 
         async def perform(action: Action) -> None:
             for key in order[action.key]:
                 await finished[key].wait()
             await self._handlers[type(action)](action)
             finished[action.key].set()
-            if all(network.is_set() for network in networks):
+            networks.discard(action.key)
+            if not networks:
                 self.networks_made.set()
 
         try:

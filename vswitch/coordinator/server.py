@@ -125,9 +125,9 @@ class Coordinator:
 
     async def _listen_for_rings(self) -> None:
         """Let clients open ring ports: once those that are declared have their settings, which would not hold else."""
-        listener = _ring_listener(self._run_dir)
-        await self._executor.networks_made.wait()
-        await self._fabric.listen_rings(listener)
+        with _ring_listener(self._run_dir) as listener:
+            await self._executor.networks_made.wait()
+            await self._fabric.listen_rings(listener)
 
     async def _bring_up(self) -> None:
         try:
