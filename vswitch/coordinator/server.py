@@ -33,6 +33,7 @@ from .supervise import Child, describe_exit, spawn_task
 log = logging.getLogger(__name__)
 
 _MAX_STREAMS = 1024
+_FABRIC_GRACE = 2.0  # s
 _MAX_UNREAD = 4 * protocol.WINDOW // protocol.cost(b"")  # replies a client may leave unread: four streams' windows
 _MAX_UNREAD_EVENTS = 100_000
 _TABLE_PART = protocol.MAX_MESSAGE // 4  # bytes of a table sent in one reply, give or take a row
@@ -156,12 +157,7 @@ class Coordinator:
             stream.hang_up()
         await self._executor.run_all(plan.diff(self._lab, None))
         await self._fabric.close()
-        try:
-            async with asyncio.timeout(2):
-                await self._fabric_child.wait()
-        except TimeoutError:
-            self._fabric_child.kill()
-            await self._fabric_child.wait()
+        await self._fabric_child.wait_or_kill(_FABRIC_GRACE)
 
     async def _watch_fabric(self) -> None:
         code = await self._fabric_child.wait()

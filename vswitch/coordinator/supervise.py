@@ -84,6 +84,15 @@ class Child:
             loop.add_reader(self._pidfd, reap)
         return await asyncio.shield(self._ended)
 
+    async def wait_or_kill(self, grace: float) -> int:
+        """Give the process `grace` seconds to end by itself, kill it if it does not, and return its exit code."""
+        try:
+            async with asyncio.timeout(grace):
+                return await self.wait()
+        except TimeoutError:
+            self.kill()
+            return await self.wait()
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; nothing happens when the process has ended."""
         if self._process.returncode is None:

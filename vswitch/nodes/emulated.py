@@ -136,14 +136,7 @@ class EmulatedDriver(Driver):
     def _lost(self, reason: str) -> None:
         """The process does not talk to us any more: it is ending, and its exit will say why, or is made to."""
         if self._child is not None and not self._stopping:
-            spawn_task(self._see_it_end(self._child))
-
-    async def _see_it_end(self, child: Child) -> None:
-        try:
-            async with asyncio.timeout(_STOP_GRACE):
-                await child.wait()
-        except TimeoutError:
-            child.kill()
+            spawn_task(self._child.wait_or_kill(_STOP_GRACE))
 
     # --- end --------------------------------------------------------------------------------------------------------
 
@@ -168,12 +161,7 @@ class EmulatedDriver(Driver):
         if self._channel is not None:
             await self._channel.close()
         if self._child is not None:
-            try:
-                async with asyncio.timeout(_STOP_GRACE):
-                    await self._child.wait()
-            except TimeoutError:
-                self._child.kill()
-                await self._child.wait()
+            await self._child.wait_or_kill(_STOP_GRACE)
         if self._watcher is not None:
             await asyncio.wait({self._watcher})
         self._console.close()

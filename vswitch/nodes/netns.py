@@ -123,12 +123,7 @@ class NetnsDriver(Driver):
         if self._channel is not None:
             await self._channel.close()
         if self._child is not None:
-            try:
-                async with asyncio.timeout(_STOP_GRACE):
-                    await self._child.wait()
-            except TimeoutError:
-                self._child.kill()
-                await self._child.wait()
+            await self._child.wait_or_kill(_STOP_GRACE)
         if self._namespace >= 0:
             os.close(self._namespace)
             self._namespace = -1
