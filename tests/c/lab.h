@@ -51,7 +51,7 @@ static inline struct peer lab_add_peer(void)
 	int pair[2];
 
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &pair[1], 1, &peer.port));
+	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &pair[1], 1, NULL, &peer.port));
 	peer.fd = pair[0];
 	return peer;
 }

@@ -58,7 +58,7 @@ static inline struct client client_open_with(struct vsw_switch *network, struct 
 	send_answer(pair[1], 0, sent); /* before the question: it waits in the socket */
 	client.ring = vsw_ring_adopt(pair[0], options, NULL);
 	CHECK(client.ring);
-	CHECK(!vsw_port_new(network, vsw_port_ops_find("ring"), fds, 3, &client.port));
+	CHECK(!vsw_port_new(network, vsw_port_ops_find("ring"), fds, 3, NULL, &client.port));
 	return client;
 }
 

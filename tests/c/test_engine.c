@@ -20,7 +20,7 @@ static void run_add(struct engine *in, void *arg)
 	struct add *add = arg;
 
 	(void)in;
-	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &add->fd, 1, &add->port));
+	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &add->fd, 1, NULL, &add->port));
 	add->id = add->port->id;
 }
 

@@ -794,7 +794,7 @@ static void refuses_memory_that_is_not_a_ring(void)
 		fds[1] = i == 0   ? open("/dev/zero", O_RDWR)
 			 : i == 1 ? memfd_create("unsealed", MFD_ALLOW_SEALING)
 				  : nmr_create(&pipe_geometry, "pipe", 1);
-		CHECK(vsw_port_new(sw, vsw_port_ops_find("ring"), fds, 3, &port) == -EPROTO);
+		CHECK(vsw_port_new(sw, vsw_port_ops_find("ring"), fds, 3, NULL, &port) == -EPROTO);
 		close(pair[0]);
 	}
 	CHECK(nmr_create(&(struct nmr_geometry){ 1, 63, 256, 1 }, "", 1) == -EINVAL);

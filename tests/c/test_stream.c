@@ -274,11 +274,11 @@ static void wants_a_connected_stream_socket(void)
 
 	lab_start(false, 8192);
 	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
-	CHECK(vsw_port_new(sw, ops, &pair[0], 1, &port) == -EPROTOTYPE);
+	CHECK(vsw_port_new(sw, ops, &pair[0], 1, NULL, &port) == -EPROTOTYPE);
 	CHECK(fcntl(pair[0], F_GETFD) == -1); /* closed on failure */
 	close(pair[1]);
 	fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	CHECK(vsw_port_new(sw, ops, &fd, 1, &port) == -ENOTCONN);
+	CHECK(vsw_port_new(sw, ops, &fd, 1, NULL, &port) == -ENOTCONN);
 	CHECK(sw->n_ports == 0);
 	lab_stop();
 }

@@ -123,9 +123,9 @@ def test_two_machines_on_a_socket_pair_ping_by_name_after_start(tmp_path: Path) 
 
             # A frame the guest sends out of its port has QEMU's length before it.
             await vm1.run("arping -c1 -w1 -I eth0 10.9.0.2 || true")
-            received = os.read(end.fd, 65536)
+            received = os.read(end.fds[0], 65536)
             assert int.from_bytes(received[:4], "big") in (42, 60, 70, 86, 90)
-            os.close(end.fd)
+            os.close(end.fds[0])
 
             code, out, err = await run_to_end(
                 vm1.driver.exec(ExecRequest(argv=("sh", "-c", "cat; echo e >&2; exit 9"))), b"in\0\xff" * 30_000

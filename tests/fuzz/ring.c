@@ -137,7 +137,7 @@ static void hostile_open(void)
 	unguarded = true;
 	REQUIRE(!nmr_map(fds[1], &hostile.area));
 	unguarded = false;
-	REQUIRE(!vsw_port_new(sw, vsw_port_ops_find("ring"), fds, 3, &hostile.port));
+	REQUIRE(!vsw_port_new(sw, vsw_port_ops_find("ring"), fds, 3, NULL, &hostile.port));
 }
 
 static void hostile_close(void)
@@ -442,7 +442,8 @@ static void interrupter_deliver(struct port *port, const struct frame *frames, u
 
 static const struct port_ops interrupter_ops = {
 	.name = "interrupter",
-	.n_fds = 1,
+	.min_fds = 1,
+	.max_fds = 1,
 	.open = interrupter_open,
 	.collect = interrupter_ignore,
 	.deliver = interrupter_deliver,
@@ -467,7 +468,7 @@ static void set_up(void)
 	hostile.geometry.n_halves = 1;
 	lab_start(false, 8);
 	hostile_open();
-	REQUIRE(!vsw_port_new(sw, &interrupter_ops, &quiet, 1, &interrupter));
+	REQUIRE(!vsw_port_new(sw, &interrupter_ops, &quiet, 1, NULL, &interrupter));
 	for (unsigned i = A; i <= B; i++) {
 		good[i] = client_open(sw, geometry);
 		for (uint16_t vlan = 0; vlan <= 1; vlan++) /* whether VLANs are filtered or not */

@@ -58,7 +58,7 @@ static int add_peer(struct vsw_switch *sw, struct port **port)
 	int pair[2];
 
 	REQUIRE(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-	REQUIRE(!vsw_port_new(sw, vsw_port_ops_find("stream"), &pair[1], 1, port));
+	REQUIRE(!vsw_port_new(sw, vsw_port_ops_find("stream"), &pair[1], 1, NULL, port));
 	return pair[0];
 }
 

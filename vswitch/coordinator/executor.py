@@ -173,7 +173,7 @@ class Executor:
             await b.join_socket(self._interface(link.b), pair[1])
         elif link.pipe:
             ends = [await self.machines[end.target].driver.open_port(self._interface(end)) for end in (link.a, link.b)]
-            await self._fabric.add_pipe(link.name, (ends[0].fd, ends[1].fd))
+            await self._fabric.add_pipe(link.name, (ends[0].fds[0], ends[1].fds[0]))
         elif link.point_to_point:
             await self._fabric.add_network(link.name, "hub", SwitchSettings(ageing=0, fdb_limit=1))
             for end in (link.a, link.b):
@@ -189,8 +189,8 @@ class Executor:
         self._actual.happened("link", link.name, "added")
 
     async def _add_port(self, network: str, end: Endpoint, settings: PortSettings) -> None:
-        port_type, fd = await self.machines[end.target].driver.open_port(self._interface(end))
-        await self._fabric.add_port(network, str(end), port_type, [fd], settings)
+        port_type, fds, options = await self.machines[end.target].driver.open_port(self._interface(end))
+        await self._fabric.add_port(network, str(end), port_type, fds, settings, options)
 
     async def _remove_link(self, action: plan.RemoveLink) -> None:
         link = action.link

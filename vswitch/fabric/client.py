@@ -99,14 +99,20 @@ class FabricClient:
         await self._request(RemoveNetwork(name))
 
     async def add_port(
-        self, network: str, port: str, port_type: str, fds: list[int], settings: PortSettings = _PORT_DEFAULTS
+        self,
+        network: str,
+        port: str,
+        port_type: str,
+        fds: Sequence[int],
+        settings: PortSettings = _PORT_DEFAULTS,
+        options: bytes = b"",
     ) -> None:
         """Make a port of `fds`, which are handed over: the caller's copies are closed, also on failure.
 
-        `settings` hold from its first frame on.
+        `settings` hold from its first frame on; `options` are those of its type, as its C file wants them.
         """
         try:
-            await self._request(AddPort(network, port, port_type, settings), fds)
+            await self._request(AddPort(network, port, port_type, settings, options), fds)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -349,6 +349,7 @@ struct add_port {
 	const struct port_ops *ops;
 	int fds[PORT_MAX_FDS];
 	unsigned n_fds;
+	const char *options;
 	int ret;
 	uint32_t id;
 };
@@ -365,7 +366,7 @@ static void run_add_port(struct engine *engine, void *arg)
 			close(request->fds[i]);
 		return;
 	}
-	request->ret = vsw_port_new(sw, request->ops, request->fds, request->n_fds, &port);
+	request->ret = vsw_port_new(sw, request->ops, request->fds, request->n_fds, request->options, &port);
 	if (request->ret)
 		return;
 	request->id = port->id;
@@ -383,9 +384,10 @@ static PyObject *engine_add_port(EngineObject *self, PyObject *args, PyObject *k
 	unsigned int switch_id;
 	const char *type;
 	PyObject *fds;
-	Py_ssize_t n;
+	Py_ssize_t n, options_size = 0;
 
-	if (!running_engine(self) || !PyArg_ParseTuple(args, "IsO!:add_port", &switch_id, &type, &PyList_Type, &fds))
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "IsO!|y#:add_port", &switch_id, &type, &PyList_Type, &fds,
+						       &request.options, &options_size))
 		return NULL;
 	if (keywords) {
 		if (!read_port_settings(keywords, &settings))
@@ -397,9 +399,12 @@ static PyObject *engine_add_port(EngineObject *self, PyObject *args, PyObject *k
 	if (!request.ops)
 		return PyErr_Format(PyExc_ValueError, "unknown port type '%s'", type);
 	n = PyList_Size(fds);
-	if (n != (Py_ssize_t)request.ops->n_fds)
-		return PyErr_Format(PyExc_ValueError, "a %s port takes %u descriptors, not %zd", type,
-				    request.ops->n_fds, n);
+	if (n < (Py_ssize_t)request.ops->min_fds || n > (Py_ssize_t)request.ops->max_fds)
+		return PyErr_Format(PyExc_ValueError, "a %s port takes %u to %u descriptors, not %zd", type,
+				    request.ops->min_fds, request.ops->max_fds, n);
+	if (options_size != (Py_ssize_t)request.ops->options_size)
+		return PyErr_Format(PyExc_ValueError, "a %s port takes %zu bytes of options, not %zd", type,
+				    request.ops->options_size, options_size);
 	for (Py_ssize_t i = 0; i < n; i++) {
 		long fd = PyLong_AsLong(PyList_GetItem(fds, i));
 

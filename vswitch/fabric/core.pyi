@@ -46,12 +46,13 @@ class Engine:
     def remove_switch(self, switch: int, /) -> None:
         """Remove a switch and its ports. Raises KeyError."""
 
-    def add_port(self, switch: int, port_type: str, fds: list[int], /, **settings: Any) -> int:
-        """Make a port of `fds` and return its id.
+    def add_port(self, switch: int, port_type: str, fds: list[int], options: bytes = b"", /, **settings: Any) -> int:
+        """Make a port of `fds` and return its id. `options` holds the struct its C file reads, if it does.
 
         `settings` are none or all of what `configure_port` takes; they hold from the port's first frame on. Raises
-        TypeError or ValueError (unknown type, wrong number of descriptors, wrong settings), after which the descriptors
-        are still the caller's, or OSError (they are not what the type needs), after which they are closed.
+        TypeError or ValueError (unknown type, wrong number of descriptors, wrong size of options, wrong settings),
+        after which the descriptors are still the caller's, or OSError (they are not what the type needs), after which
+        they are closed.
         """
 
     def configure_port(

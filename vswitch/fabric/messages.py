@@ -14,7 +14,7 @@ from ..model.lab import PortSettings, SwitchSettings
 
 MAX_MESSAGE = 65536
 """Bytes; longer ones are a mistake. Below what a socket of default size takes at once."""
-MAX_FDS = 4
+MAX_FDS = 17
 """Descriptors beside one request."""
 ROWS_PER_REPLY = 32
 """Keeps a table's messages below `MAX_MESSAGE`, whatever the rows hold."""
@@ -42,12 +42,13 @@ class RemoveNetwork(Struct, frozen=True, tag="remove-network"):
 
 
 class AddPort(Struct, frozen=True, tag="add-port"):
-    """Make a port of the descriptors sent along; `settings` hold from its first frame on."""
+    """Make a port of the descriptors sent along, and its type's `options`; `settings` hold from its first frame."""
 
     network: str
     port: str
     port_type: str
     settings: PortSettings
+    options: bytes = b""
 
 
 class AddOutsidePort(Struct, frozen=True, tag="add-outside-port"):

@@ -15,16 +15,16 @@ from ..ports.port import load_port_types
 class OutsidePort:
     """Runs one spec's `serve()` in a task.
 
-    It has any number of engine ports over time, or at once: `attach(name, port_type, fds)` and `detach(name)` make and
-    remove them; `attach` raises FabricError. `answer(None or why not)` is called once, when the port is being served or
-    cannot be; `changed(name, state, reason)` whenever it has something to tell afterwards.
+    It has any number of engine ports over time, or at once: `attach(name, port_type, fds, options)` and `detach(name)`
+    make and remove them; `attach` raises FabricError. `answer(None or why not)` is called once, when the port is being
+    served or cannot be; `changed(name, state, reason)` whenever it has something to tell afterwards.
     """
 
     def __init__(
         self,
         name: str,
         spec: dict[str, Any],
-        attach: Callable[[str, str, list[int]], None],
+        attach: Callable[[str, str, list[int], bytes], None],
         detach: Callable[[str], None],
         answer: Callable[[str | None], None],
         changed: Callable[[str, str, str], None],
@@ -84,10 +84,10 @@ class OutsidePort:
             self._answered = True
             self._answer(None)
 
-    async def _new_port(self, port_type: str, fds: list[int], label: str = "") -> str:
+    async def _new_port(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
         """`Attach`, see ports/port.py."""
         name = self.name + label
-        self._attach(name, port_type, fds)
+        self._attach(name, port_type, fds, options)
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ends[name] = end
         self._changed(name, "up", "")

@@ -65,7 +65,7 @@ static int start(struct port *port)
 	int64_t id;
 	int ret;
 
-	for (unsigned i = 0; i < port->ops->n_fds; i++) {
+	for (unsigned i = 0; i < port->n_fds; i++) {
 		int flags = fcntl(port->fds[i], F_GETFL);
 
 		if (flags < 0 || fcntl(port->fds[i], F_SETFL, flags | O_NONBLOCK))
@@ -96,12 +96,13 @@ close:
 	return ret;
 }
 
-int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *fds, unsigned n_fds, struct port **made)
+int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *fds, unsigned n_fds, const void *options,
+		 struct port **made)
 {
 	struct port *port = calloc(1, sizeof(*port));
 	int ret;
 
-	if (!port || n_fds != ops->n_fds || n_fds > PORT_MAX_FDS) {
+	if (!port || n_fds < ops->min_fds || n_fds > ops->max_fds) {
 		for (unsigned i = 0; i < n_fds; i++)
 			close(fds[i]);
 		free(port);
@@ -111,6 +112,8 @@ int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *f
 	port->sw = sw;
 	port->engine = sw->engine;
 	port->settings = PORT_SETTINGS_DEFAULT;
+	port->n_fds = n_fds;
+	port->options = options;
 	TAILQ_INIT(&port->waiting);
 	for (unsigned i = 0; i < PORT_MAX_FDS; i++)
 		port->fds[i] = i < n_fds ? fds[i] : -1;
@@ -120,6 +123,7 @@ int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *f
 		free(port);
 		return ret;
 	}
+	port->options = NULL;
 	*made = port;
 	return 0;
 }

@@ -7,6 +7,7 @@
 #define VSW_PORT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
@@ -31,7 +32,8 @@ enum poll_result { POLL_SLEEPS, POLL_IDLE, POLL_BUSY };
  */
 struct port_ops {
 	const char *name;
-	unsigned n_fds; /* how many descriptors `open` wants; the first is the one that is polled */
+	unsigned min_fds, max_fds; /* how many descriptors `open` takes; the first is the one that is polled */
+	size_t options_size; /* bytes of a struct of the type's own that says more, see port->options; 0 for none */
 
 	/* Check the descriptors in port->fds and set up port->private. Return 0 or -errno; on failure the caller closes
 	 * the descriptors. Descriptors are non-blocking already.
@@ -115,7 +117,7 @@ extern const char *const vsw_port_state_names[NUM_PORT_STATES];
  */
 enum congestion { CONGESTION_CLEAR, CONGESTION_CONGESTED, CONGESTION_GIVEN_UP };
 
-#define PORT_MAX_FDS 3
+#define PORT_MAX_FDS 17 /* 16 queues and what polls them */
 
 struct port {
 	const struct port_ops *ops;
@@ -127,7 +129,9 @@ struct port {
 	bool plain;                       /* switch.c: no setting asks for a closer look at what comes in here */
 	uint32_t id;
 	uint32_t events; /* what epoll watches for */
+	unsigned n_fds;  /* given to `open`, which may add to them */
 	int fds[PORT_MAX_FDS];
+	const void *options; /* ops->options_size bytes, from Python; gone when `open` returns */
 
 	struct traffic rx; /* taken from the peer */
 	struct traffic tx; /* given to the peer */
@@ -161,8 +165,11 @@ const struct port_ops *vsw_port_ops_find(const char *name);
 /* All port types, NULL at the end. */
 extern const struct port_ops *const vsw_port_types[];
 
-/* Make a port of switch `sw`. Takes over `fds` (closed on failure too). Return 0 or -errno. */
-int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *fds, unsigned n_fds, struct port **made);
+/* Make a port of switch `sw`. Takes over `fds` (closed on failure too). `options` points to ops->options_size bytes; NULL
+ * where that is 0. Return 0 or -errno.
+ */
+int vsw_port_new(struct vsw_switch *sw, const struct port_ops *ops, const int *fds, unsigned n_fds, const void *options,
+		 struct port **made);
 
 /* Remove and free a port in any state. */
 void vsw_port_free(struct port *port);

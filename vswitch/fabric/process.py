@@ -237,7 +237,15 @@ class Fabric:
             raise FabricError(f"network {network_name} has a port {port} already")
         return network
 
-    def _attach(self, network_name: str, port: str, port_type: str, fds: list[int], settings: PortSettings) -> int:
+    def _attach(
+        self,
+        network_name: str,
+        port: str,
+        port_type: str,
+        fds: list[int],
+        settings: PortSettings,
+        options: bytes = b"",
+    ) -> int:
         """Make an engine port of `fds`; those handed on are taken from the list. Raises FabricError."""
         network = self._network(network_name)
         if port in network.ports:
@@ -246,7 +254,9 @@ class Fabric:
             handed_on = fds[:]
             try:
                 fds.clear()
-                number = self._engine.add_port(network.switch, port_type, handed_on, **port_arguments(settings))
+                number = self._engine.add_port(
+                    network.switch, port_type, handed_on, options, **port_arguments(settings)
+                )
             except ValueError:
                 fds[:] = handed_on
                 raise
@@ -275,7 +285,7 @@ class Fabric:
         if request.port_type == "ring":
             self._rings.hand_down(request.network, request.port, socket.socket(fileno=fds.pop()))
         else:
-            self._attach(request.network, request.port, request.port_type, fds, request.settings)
+            self._attach(request.network, request.port, request.port_type, fds, request.settings, request.options)
         network.declared[request.port] = request.settings
         self._send(Reply(number))
 
@@ -326,8 +336,8 @@ class Fabric:
             self._send(Reply(number))
             return
 
-        def attach(name: str, port_type: str, fds: list[int]) -> None:
-            self._attach(request.network, name, port_type, fds, network.declared[request.port])
+        def attach(name: str, port_type: str, fds: list[int], options: bytes) -> None:
+            self._attach(request.network, name, port_type, fds, network.declared[request.port], options)
 
         def detach(name: str) -> None:
             if name in network.ports:

@@ -38,10 +38,11 @@ class NodeState(Enum):
 
 
 class FabricEnd(NamedTuple):
-    """What the fabric gets for one interface: a port type it knows and an open descriptor it will own."""
+    """What the fabric gets for one interface: a port type it knows, descriptors it will own, the type's options."""
 
-    port_type: Literal["stream", "tap", "packet", "ring"]
-    fd: int
+    port_type: str
+    fds: tuple[int, ...]
+    options: bytes = b""
 
 
 class Bus(NamedTuple):

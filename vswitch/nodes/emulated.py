@@ -60,7 +60,7 @@ class EmulatedDriver(Driver):
         """Keep one end of a socket pair for the process, return the other."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._rings[interface.name] = ours
-        return FabricEnd("ring", theirs.detach())
+        return FabricEnd("ring", (theirs.detach(),))
 
     async def start(self) -> None:
         """Start the process; return once it has attached to its rings."""

@@ -165,7 +165,7 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
                 # namespace, which the kernel takes apart in the background, many at once (measured: 0.1 ms).
                 fcntl.ioctl(fd, _TUNSETPERSIST, 1)
                 _configure(route, interface)
-        return FabricEnd("tap", fd)
+        return FabricEnd("tap", (fd,))
     except (PermissionError, FileNotFoundError):
         pass  # no TUN for us
     outside = f"v{next(_veth_numbers)}"
@@ -180,7 +180,7 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
         disable_offloads(interface.name)
         _configure(route, interface)
         _wait_up(route, interface.name)
-    return FabricEnd("packet", fd)
+    return FabricEnd("packet", (fd,))
 
 
 def _configure(route: IPRoute, interface: Interface) -> None:

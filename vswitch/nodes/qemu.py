@@ -143,7 +143,7 @@ class QemuDriver(Driver):
         """Keep one end of a socket pair for QEMU, return the other."""
         ours, theirs = socket.socketpair()
         self._sockets[interface.name] = ours
-        return FabricEnd("stream", theirs.detach())
+        return FabricEnd("stream", (theirs.detach(),))
 
     async def join_socket(self, interface: Interface, sock: socket.socket) -> None:
         """Give QEMU `sock`."""

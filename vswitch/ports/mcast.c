@@ -115,7 +115,8 @@ static void mcast_tick(struct port *port)
 
 const struct port_ops vsw_mcast_ops = {
 	.name = "mcast",
-	.n_fds = 2,
+	.min_fds = 2,
+	.max_fds = 2,
 	.open = mcast_open,
 	.collect = mcast_collect,
 	.deliver = mcast_deliver,

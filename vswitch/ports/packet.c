@@ -208,7 +208,8 @@ static void packet_deliver(struct port *port, const struct frame *frames, unsign
 
 const struct port_ops vsw_packet_ops = {
 	.name = "packet",
-	.n_fds = 1,
+	.min_fds = 1,
+	.max_fds = 1,
 	.open = packet_open,
 	.collect = packet_collect,
 	.deliver = packet_deliver,

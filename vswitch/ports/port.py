@@ -10,18 +10,22 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Descriptor = Annotated[int, Meta(ge=0, extra={"descriptor": True})]
+"""An open one: in the lab file its number in the `lab up` that is run; in `serve()` its number there, to be owned."""
 
 
 class Attach(Protocol):
     """Makes a port in the network: see `PortSpec.serve`."""
 
-    async def __call__(self, port_type: str, fds: list[int], label: str = "") -> str:
+    async def __call__(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
         """Hand `fds` to the engine as a port of `port_type` and return, once that has ended, why.
 
-        `label` is put after the port's name where several may exist at once. The descriptors taken are removed from
+        `label` is put after the port's name where several may exist at once; `options` are the bytes of the
+        struct that the type's C file reads, if it does. The descriptors taken are removed from
         the list, the rest stays the caller's. Raises FabricError when the engine refuses.
         """
 

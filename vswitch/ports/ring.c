@@ -697,7 +697,8 @@ static void ring_collect(struct port *port)
 
 const struct port_ops vsw_ring_ops = {
 	.name = "ring",
-	.n_fds = N_FDS,
+	.min_fds = N_FDS,
+	.max_fds = N_FDS,
 	.open = ring_open,
 	.collect = ring_collect,
 	.deliver = ring_deliver,

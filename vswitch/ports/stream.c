@@ -318,7 +318,8 @@ static void stream_drain(struct port *port)
 
 const struct port_ops vsw_stream_ops = {
 	.name = "stream",
-	.n_fds = 1,
+	.min_fds = 1,
+	.max_fds = 1,
 	.open = stream_open,
 	.collect = stream_collect,
 	.deliver = stream_deliver,

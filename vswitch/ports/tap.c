@@ -89,7 +89,8 @@ static void tap_deliver(struct port *port, const struct frame *frames, unsigned 
 
 const struct port_ops vsw_tap_ops = {
 	.name = "tap",
-	.n_fds = 1,
+	.min_fds = 1,
+	.max_fds = 1,
 	.open = tap_open,
 	.collect = tap_collect,
 	.deliver = tap_deliver,

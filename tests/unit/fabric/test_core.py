@@ -325,7 +325,7 @@ def test_port_wants_descriptors_of_its_type(lan: Lan) -> None:
     fd = os.open("/dev/null", os.O_RDWR)
     with pytest.raises(ValueError, match="unknown port type 'strem'"):
         lan.engine.add_port(lan.switch, "strem", [fd])
-    with pytest.raises(ValueError, match="takes 1 descriptors, not 2"):
+    with pytest.raises(ValueError, match="takes 1 to 1 descriptors, not 2"):
         lan.engine.add_port(lan.switch, "stream", [fd, fd])
     with pytest.raises(OSError, match="non-socket"):
         lan.engine.add_port(lan.switch, "stream", [fd])
