@@ -73,23 +73,49 @@ static uint64_t number_at(const struct outqueue *queue, uint64_t at, uint32_t n)
 	return number;
 }
 
-static uint32_t length_at_head(const struct outqueue *queue)
+static uint32_t length_at(const struct outqueue *queue, uint64_t at)
 {
-	return (uint32_t)number_at(queue, queue->head, FRAME_PREFIX);
+	return (uint32_t)number_at(queue, at, FRAME_PREFIX);
+}
+
+/* Copy `size` bytes from `at` on, which may lie across the ring's end. */
+static void copy_out(const struct outqueue *queue, uint64_t at, uint8_t *to, uint32_t size)
+{
+	uint32_t start = at & MASK;
+	uint32_t before_end = OUTQUEUE_SIZE - start < size ? OUTQUEUE_SIZE - start : size;
+
+	memcpy(to, queue->ring + start, before_end);
+	memcpy(to + before_end, queue->ring, size - before_end);
 }
 
 uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to)
 {
-	uint32_t at = queue->head & MASK;
-	uint32_t size, before_end;
+	uint32_t len;
 
 	if (!queue->frames)
 		return 0;
-	size = FRAME_PREFIX + length_at_head(queue);
-	before_end = OUTQUEUE_SIZE - at < size ? OUTQUEUE_SIZE - at : size;
-	memcpy(to - FRAME_PREFIX, queue->ring + at, before_end);
-	memcpy(to - FRAME_PREFIX + before_end, queue->ring, size - before_end);
-	return size - FRAME_PREFIX;
+	len = length_at(queue, queue->head);
+	copy_out(queue, queue->head, to - FRAME_PREFIX, FRAME_PREFIX + len);
+	return len;
+}
+
+unsigned vsw_outqueue_views(const struct outqueue *queue, struct frame *frames, unsigned max, uint8_t *spare)
+{
+	uint64_t at = queue->head;
+	unsigned n;
+
+	for (n = 0; n < max && n < queue->frames; n++) {
+		uint32_t len = length_at(queue, at);
+		const uint8_t *data = queue->ring + (at & MASK) + FRAME_PREFIX;
+
+		if ((at & MASK) + FRAME_PREFIX + len > OUTQUEUE_SIZE) {
+			copy_out(queue, at, spare - FRAME_PREFIX, FRAME_PREFIX + len);
+			data = spare;
+		}
+		frames[n] = frame_whole(data, len);
+		at += FRAME_PREFIX + len;
+	}
+	return n;
 }
 
 void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, struct traffic *traffic)
@@ -98,7 +124,7 @@ void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, struct traffic *tr
 		uint32_t step;
 
 		if (!queue->rest) {
-			queue->len = length_at_head(queue);
+			queue->len = length_at(queue, queue->head);
 			queue->rest = FRAME_PREFIX + queue->len;
 			queue->destination = number_at(queue, queue->head + FRAME_PREFIX, 6);
 		}
