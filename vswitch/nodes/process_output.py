@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 _TAIL = 1024  # bytes
+_LOG_LIMIT = 1024 * 1024  # bytes
 
 
 class ProcessOutput(asyncio.Protocol):
@@ -40,3 +43,29 @@ class ProcessOutput(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio.Protocol."""
         self.ended.set()
+
+
+class LoggedOutput(ProcessOutput):
+    """Writes it to a file, up to 1 MiB."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(self._log)
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._left = _LOG_LIMIT
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._file = self._path.open("wb", buffering=0)
+
+    def _log(self, data: bytes) -> None:
+        if self._file is not None and self._left > 0:
+            self._file.write(data[: self._left])
+            self._left -= len(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        if self._file is not None:
+            self._file.close()
+        super().connection_lost(error)

@@ -15,9 +15,9 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +29,7 @@ from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
 from .driver import Bus, Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
 from .image import built_image, default_image
-from .process_output import ProcessOutput
+from .process_output import LoggedOutput
 from .qemu_command import (
     Attachment,
     Boot,
@@ -41,6 +41,7 @@ from .qemu_command import (
     nic_model,
 )
 from .qemu_guest import CONFIGURED, configuration_script
+from .serial_console import SerialConsole
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener, QMPClient
@@ -51,8 +52,6 @@ _OLDEST = (7, 2)  # the first with -netdev stream
 _QUIT_GRACE = 1.0  # s
 _MAX_SAID = 4096  # bytes kept of what the configuration script says
 _LAST_WORDS_GRACE = 1.0  # s
-_LOG_LIMIT = 1024 * 1024  # bytes of QEMU's own messages
-_READY_TAIL = 4096  # bytes of console output a readiness pattern may span
 
 _SHUTDOWN_WORDS = {
     "guest-shutdown": "the guest powered off",
@@ -105,8 +104,8 @@ class QemuDriver(Driver):
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
-        self._console = _Console(context.console_output)
-        self._messages = _Messages(context.run_dir / "qemu.log")
+        self._console = SerialConsole(context.console_output)
+        self._messages = LoggedOutput(context.run_dir / "qemu.log")
         self._agent: AgentChannel | None = None
         self._qmp: QMPClient | None = None
         self._shutdown: EventListener | None = None
@@ -434,80 +433,3 @@ def _overlay_command(disk: Path, overlay: Path) -> list[str]:
     except OSError as error:
         raise NodeError(f"disk {disk}: {error.strerror}") from None
     return ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", str(disk.absolute()), str(overlay)]
-
-
-class _Console(asyncio.Protocol):
-    """Our end of the serial console."""
-
-    def __init__(self, output: Callable[[bytes], None]) -> None:
-        self._output = output
-        self._transport: asyncio.Transport | None = None
-        self._writable = asyncio.Event()
-        self._pattern: re.Pattern[bytes] | None = None
-        self._matched: asyncio.Future[None] | None = None
-        self._tail = b""
-
-    def expect(self, pattern: str) -> asyncio.Future[None]:
-        """A future that is done once the output matches. Raises NodeError for a bad pattern."""
-        try:
-            self._pattern = re.compile(pattern.encode())
-        except re.error as error:
-            raise NodeError(f"ready: {pattern!r} is not a regular expression: {error}") from None
-        self._matched = asyncio.get_running_loop().create_future()
-        return self._matched
-
-    async def write(self, data: bytes) -> None:
-        await self._writable.wait()
-        if self._transport is None or self._transport.is_closing():
-            raise NodeError("the machine is not running")
-        self._transport.write(data)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        self._writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        self._output(data)
-        if self._pattern is not None and self._matched is not None and not self._matched.done():
-            self._tail = (self._tail + data)[-_READY_TAIL:]
-            if self._pattern.search(self._tail):
-                self._matched.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._writable.set()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-
-class _Messages(ProcessOutput):
-    """What QEMU itself says on stdout and stderr: logged up to a limit, the last line kept."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(self._log)
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self._left = _LOG_LIMIT
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._file = self._path.open("wb", buffering=0)
-
-    def _log(self, data: bytes) -> None:
-        if self._file is not None and self._left > 0:
-            self._file.write(data[: self._left])
-            self._left -= len(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().connection_lost(error)
