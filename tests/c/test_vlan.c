@@ -72,7 +72,8 @@ static void classifies_as_ieee_says(void)
 static void retags_without_touching_the_rest(void)
 {
 	static const uint32_t lens[] = { 18, 19, 59, 60, 61, 63, 64, 65, 66, 67, 68, 69, 72, 128, 1514, FRAME_MAX };
-	static uint8_t got[FRAME_PREFIX + FRAME_MAX + 4], room[VLAN_ROOM];
+	static uint8_t got[FRAME_PREFIX + FRAME_MAX + 4];
+	static struct vlan_room room;
 
 	for (unsigned i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
 		for (unsigned variant = 0; variant < 8; variant++) {
@@ -86,7 +87,7 @@ static void retags_without_touching_the_rest(void)
 					continue;
 				frame = in_two_parts(frame);
 			}
-			made = vsw_vlan_retag(&frame, had, wanted ? VLAN_8021AD : 0, 0x7fff, room);
+			made = vsw_vlan_retag(&frame, had, wanted ? VLAN_8021AD : 0, 0x7fff, &room);
 			CHECK(made.len == frame.len - from + to);
 			CHECK(made.head_len == made.len || made.head_len + 4 >= FRAME_HEAD);
 			CHECK(made.len == made.head_len || made.rest == bytes + 16 + FRAME_HEAD); /* not copied */

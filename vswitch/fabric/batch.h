@@ -38,7 +38,7 @@ static inline void vsw_batch_start(struct batch *batch, struct port *in, const s
 /* Put each frame into the chain of where it goes. */
 void vsw_batch_chain(struct batch *batch);
 
-/* Deliver `n` (0..FRAME_BATCH) frames, less those that the port's MTU forbids. */
+/* Deliver `n` (0..FRAME_BATCH) frames, less those that the port's MTU forbids, and finished if the port needs them so. */
 void vsw_deliver(struct port *to, const struct frame *frames, unsigned n);
 
 static inline void vsw_pause_if_congested(struct port *in, struct port *to)

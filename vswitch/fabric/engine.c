@@ -55,8 +55,9 @@ int vsw_engine_new(struct engine **made)
 	engine->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	engine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	engine->scratch = aligned_alloc(64, ENGINE_SCRATCH);
+	engine->heads = aligned_alloc(64, ENGINE_HEADS);
 	if (engine->epoll_fd >= 0 && engine->call_fd >= 0 && engine->event_fd >= 0 && engine->scratch &&
-	    !epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, engine->call_fd, &event)) {
+	    engine->heads && !epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, engine->call_fd, &event)) {
 		*made = engine;
 		return 0;
 	}
@@ -228,6 +229,7 @@ void vsw_engine_free(struct engine *engine)
 	pthread_cond_destroy(&engine->called);
 	pthread_mutex_destroy(&engine->mutex);
 	free(engine->scratch);
+	free(engine->heads);
 	free(engine->switches);
 	free(engine->ports);
 	free(engine);

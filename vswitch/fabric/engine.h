@@ -16,6 +16,7 @@
 #include "port.h"
 
 #define ENGINE_SCRATCH    (1U << 20) /* bytes */
+#define ENGINE_HEADS      (1U << 17) /* bytes */
 #define ENGINE_BUSY_TURNS 4          /* epoll is asked at least every so many turns */
 #define ENGINE_LINGER_NS  50000
 #define ENGINE_TICK_NS    1000000000ULL /* how often addresses are aged */
@@ -36,6 +37,7 @@ struct engine {
 	uint64_t (*clock)(void);      /* where `now` comes from */
 	uint64_t next_tick;           /* ns */
 	uint8_t *scratch;             /* ENGINE_SCRATCH bytes any port may collect into; contents last for one burst */
+	uint8_t *heads;               /* ENGINE_HEADS bytes of frames that offload.c finishes */
 	struct vsw_switch **switches; /* by id; NULL where free */
 	uint32_t n_switches;
 	struct port **ports; /* by id; NULL where free */

@@ -18,19 +18,26 @@
 
 #define FRAME_BROADCAST 0xffffffffffffULL
 
+struct offload; /* offload.h */
+
 /* A borrowed view of one Ethernet frame without FCS; valid until the call it was passed to returns. It is in two parts:
  *
  * `head`, the first `head_len` bytes, is memory of ours that nobody else writes: what is decided by it still holds when
  * the frame is delivered. It holds the whole frame, or FRAME_HEAD bytes, so all protocol headers a switch looks at. (Of a
- * frame that leaves with a tag more or less than it came with, it holds FRAME_VLAN_TAG bytes more or less.)
+ * frame that leaves with a tag more or less than it came with, it holds FRAME_VLAN_TAG bytes more or less; of one we
+ * finished for its sender, see offload.h, it may hold more.)
  * The FRAME_PREFIX bytes before it always hold `len` in network order: QEMU's stream framing, so that a stream port
  * sends prefix and frame, and frames that lie side by side, as one piece. Whoever collects a frame writes them.
  *
  * `rest`, the other `len - head_len` bytes, may be memory that the sender still writes to: its content is never looked at.
+ *
+ * `offload` says what the sender left for hardware to do, NULL: nothing. Of such an unfinished frame the rest is memory of
+ * ours as well, since we may have to do it.
  */
 struct frame {
 	const uint8_t *head;
 	const uint8_t *rest;
+	const struct offload *offload;
 	uint32_t len;
 	uint32_t head_len;
 };

@@ -25,7 +25,7 @@ struct careful {
 	/* Only on a switch that filters VLANs. A form that no port has asked for yet has no head. */
 	struct vlan_tag tags[FRAME_BATCH];
 	struct frame forms[NUM_FORMS][FRAME_BATCH];
-	uint8_t room[NUM_FORMS][FRAME_BATCH][VLAN_ROOM];
+	struct vlan_room room[NUM_FORMS][FRAME_BATCH];
 };
 
 /* --- admitting --- */
@@ -228,7 +228,7 @@ static const struct frame *formed(struct careful *careful, const struct port *to
 	if (!made->head)
 		*made = vsw_vlan_retag(&careful->frames[i], careful->tags[i].there,
 				       form == FORM_TAGGED ? settings->vlan_protocol : 0, careful->tags[i].tci,
-				       careful->room[form][i]);
+				       &careful->room[form][i]);
 	return made;
 }
 

@@ -45,7 +45,9 @@ struct port_ops {
 	 */
 	void (*collect)(struct port *port);
 
-	/* Send or queue `n` (1..FRAME_BATCH) frames, in order, or count the reason why not. The views end on return. */
+	/* Send or queue `n` (1..FRAME_BATCH) frames, in order, or count the reason why not. The views end on return. All are
+	 * finished unless `open` has set port->offloads.
+	 */
 	void (*deliver)(struct port *port, const struct frame *frames, unsigned n);
 
 	/* The descriptor is writable: send what is queued. NULL for a type that never queues. */
@@ -77,6 +79,7 @@ struct port_ops {
 	X(OVERSIZE, "oversize")       /* IN: longer than FRAME_MAX or the port's MTU, or cut by its port */            \
 	X(BAD_SOURCE, "bad_source")   /* IN: sent from a group address */                                              \
 	X(NO_CHECKSUM, "no_checksum") /* IN: left for hardware to finish that is not there */                          \
+	X(BAD_OFFLOAD, "bad_offload") /* IN: left for us to finish in a way that we do not know, or makes no sense */  \
 	X(MISSED, "missed")           /* IN: the kernel had no room for it until we came to read it */                 \
 	X(VLAN, "vlan")               /* IN: this port, or the one its destination is on, is not in its VLAN */        \
 	X(RESERVED, "reserved")       /* IN: for an address bridges keep to themselves, and the switch is told to */   \
@@ -127,6 +130,8 @@ struct port {
 	enum port_state state;
 	uint16_t chain_first, chain_last; /* switch.c: frames of the batch at hand bound for this port */
 	bool plain;                       /* switch.c: no setting asks for a closer look at what comes in here */
+	bool direct;   /* switch.c: nor at what leaves: it has no MTU, and nothing is to be finished */
+	bool offloads; /* set by `open`: frames come and go as they are, unfinished ones too, see offload.h */
 	uint32_t id;
 	uint32_t events; /* what epoll watches for */
 	unsigned n_fds;  /* given to `open`, which may add to them */

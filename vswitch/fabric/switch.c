@@ -7,6 +7,7 @@
 
 #include "batch.h"
 #include "engine.h"
+#include "offload.h"
 #include "pause.h"
 #include "policy.h"
 
@@ -27,6 +28,19 @@ static void settle_plain(struct vsw_switch *sw)
 		sw->plain &= sw->settings.reserved[i] == RESERVED_FORWARD;
 	for (uint32_t i = 0; i < sw->n_ports && sw->plain; i++)
 		sw->plain = !floods_some(sw->ports[i]);
+}
+
+static void settle_direct(struct port *port)
+{
+	port->direct = !port->settings.mtu && (port->offloads || !port->sw->n_offloading);
+}
+
+/* Ports that may bring unfinished frames are one more or one less. */
+static void count_offloading(struct vsw_switch *sw, int32_t change)
+{
+	sw->n_offloading += (uint32_t)change;
+	for (uint32_t i = 0; i < sw->n_ports; i++)
+		settle_direct(sw->ports[i]);
 }
 
 /* --- life --- */
@@ -89,6 +103,9 @@ int vsw_switch_attach(struct vsw_switch *sw, struct port *port)
 	port->chain_first = CHAIN_END;
 	port->plain = true;
 	sw->ports[sw->n_ports++] = port;
+	settle_direct(port);
+	if (port->offloads)
+		count_offloading(sw, 1);
 	return 0;
 }
 
@@ -103,6 +120,8 @@ void vsw_switch_detach(struct vsw_switch *sw, struct port *port)
 	}
 	if (floods_some(port))
 		settle_plain(sw);
+	if (port->offloads)
+		count_offloading(sw, -1);
 }
 
 /* --- settings --- */
@@ -151,6 +170,7 @@ int vsw_switch_configure_port(struct port *port, const struct port_settings *set
 
 	port->settings = *settings;
 	port->plain = is_plain(settings);
+	settle_direct(port);
 	settle_plain(sw);
 	if (other_members && sw->settings.vlan_filtering)
 		vsw_fdb_forget(&sw->fdb, is_outside, port);
@@ -215,24 +235,33 @@ static unsigned chain_length(const struct batch *batch, uint16_t first)
 	return n;
 }
 
-static void deliver_fitting(struct port *to, const struct frame *frames, unsigned n)
+static void deliver_carefully(struct port *to, const struct frame *frames, unsigned n)
 {
 	struct frame list[FRAME_BATCH];
-	unsigned kept = vsw_policy_fitting(to, frames, n, list);
 
-	to->drops[DROP_TOO_LONG] += n - kept;
-	if (kept)
-		to->ops->deliver(to, list, kept);
+	if (to->settings.mtu) {
+		unsigned kept = vsw_policy_fitting(to, frames, n, list);
+
+		to->drops[DROP_TOO_LONG] += n - kept;
+		frames = list;
+		n = kept;
+	}
+	if (!n)
+		return;
+	if (to->offloads)
+		to->ops->deliver(to, frames, n);
+	else
+		vsw_offload_deliver(to, frames, n);
 }
 
 void vsw_deliver(struct port *to, const struct frame *frames, unsigned n)
 {
 	if (to->state != PORT_UP)
 		to->drops[DROP_CLOSED] += n; /* it ended while this batch was under way, or has lasting addresses */
-	else if (to->settings.mtu)
-		deliver_fitting(to, frames, n);
-	else
+	else if (to->direct)
 		to->ops->deliver(to, frames, n);
+	else
+		deliver_carefully(to, frames, n);
 }
 
 /* --- forwarding where nothing asks for a closer look: see policy.c for the rest --- */

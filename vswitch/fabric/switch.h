@@ -19,6 +19,7 @@ struct vsw_switch {
 	bool plain; /* no setting, of the switch or of a port to flood to, asks for a closer look at each frame */
 	struct port **ports; /* all that exist, in any state */
 	uint32_t n_ports, max_ports;
+	uint32_t n_offloading; /* of them, those that may bring unfinished frames */
 };
 
 /* Make a switch of `engine`; `ageing` in ns, `fdb_limit` in entries. Return 0 or -errno. */

@@ -3,7 +3,8 @@
 
 #define BEFORE_HEAD 16 /* bytes of `room` before the head: more than the prefix, so that the head is aligned */
 
-_Static_assert((BEFORE_HEAD) + (FRAME_HEAD) + (FRAME_VLAN_TAG) <= (VLAN_ROOM), "a head with a tag more has room");
+_Static_assert((BEFORE_HEAD) + (FRAME_HEAD) + (FRAME_VLAN_TAG) <= sizeof(((struct vlan_room *)0)->bytes),
+	       "a head with a tag more has room");
 
 bool vsw_vlan_read(const struct frame *frame, uint16_t protocol, struct vlan_tag *tag)
 {
@@ -27,12 +28,13 @@ bool vsw_vlan_classify(const struct port_settings *settings, struct vlan_tag *ta
 	return vsw_is_member(settings, tag->tci & VLAN_ID_MASK);
 }
 
-struct frame vsw_vlan_retag(const struct frame *frame, bool had_tag, uint16_t protocol, uint16_t tci, uint8_t *room)
+struct frame vsw_vlan_retag(const struct frame *frame, bool had_tag, uint16_t protocol, uint16_t tci,
+			    struct vlan_room *room)
 {
 	uint32_t from = FRAME_MAC_PAIR + (had_tag ? FRAME_VLAN_TAG : 0); /* what is kept after the addresses */
 	uint32_t to = FRAME_MAC_PAIR + (protocol ? FRAME_VLAN_TAG : 0);
 	uint32_t end = frame->head_len < FRAME_HEAD ? frame->head_len : FRAME_HEAD;
-	uint8_t *head = room + BEFORE_HEAD;
+	uint8_t *head = room->bytes + BEFORE_HEAD;
 	struct frame made = {
 		.head = head,
 		.rest = frame->head_len == frame->len ? frame->head + end : frame->rest,
@@ -49,5 +51,9 @@ struct frame vsw_vlan_retag(const struct frame *frame, bool had_tag, uint16_t pr
 	}
 	memcpy(head + to, frame->head + from, end - from);
 	frame_set_prefix(head, made.len);
+	if (frame->offload) {
+		room->offload = vsw_offload_moved(frame->offload, (int)to - (int)from);
+		made.offload = &room->offload;
+	}
 	return made;
 }

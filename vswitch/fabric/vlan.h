@@ -6,12 +6,16 @@
 #define VSW_VLAN_H
 
 #include "frame.h"
+#include "offload.h"
 #include "settings.h"
 
 #define VLAN_ID_MASK 0x0fff
 
-/* Bytes that hold any head with a tag more, and its length prefix before it. */
-#define VLAN_ROOM (16 + FRAME_HEAD + 16)
+/* Holds any head with a tag more, its length prefix before it, and what is left to do for the frame. */
+struct vlan_room {
+	uint8_t bytes[16 + FRAME_HEAD + 16];
+	struct offload offload;
+};
 
 struct vlan_tag {
 	bool there;
@@ -33,19 +37,20 @@ bool vsw_vlan_read(const struct frame *frame, uint16_t protocol, struct vlan_tag
 bool vsw_vlan_classify(const struct port_settings *settings, struct vlan_tag *tag);
 
 /* Return the frame without the tag it has (`had_tag`), and with one of type `protocol` if that is not 0. Its head is
- * written to `room` (VLAN_ROOM bytes), its rest stays where it is.
+ * written to `room`, its rest stays where it is.
  */
-struct frame vsw_vlan_retag(const struct frame *frame, bool had_tag, uint16_t protocol, uint16_t tci, uint8_t *room);
+struct frame vsw_vlan_retag(const struct frame *frame, bool had_tag, uint16_t protocol, uint16_t tci,
+			    struct vlan_room *room);
 
-/* Bytes after the Ethernet header and, if there is one, a tag of either type. */
+/* Bytes after the Ethernet header and, if there is one, a tag of either type; once the frame is finished, at most. */
 static inline uint32_t vsw_vlan_payload(const struct frame *frame)
 {
 	uint16_t type = vsw_vlan_type(frame);
-	uint32_t header = FRAME_MIN;
+	uint32_t header = FRAME_MIN, len = vsw_offload_longest(frame);
 
 	if (type == VLAN_8021Q || type == VLAN_8021AD)
 		header += FRAME_VLAN_TAG;
-	return frame->len > header ? frame->len - header : 0;
+	return len > header ? len - header : 0;
 }
 
 #endif
