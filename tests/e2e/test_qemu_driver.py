@@ -46,6 +46,7 @@ class Machine:
             exited=self._exited,
             namespace=False,
             lab=Lab(name="test", seed=0, source="lab.yaml"),
+            new_number=iter(range(1, 1000)).__next__,
         )
         node = Node(name=name, kind="qemu", driver="qemu", interfaces=interfaces, settings=settings)
         assert QemuDriver.check(node) == []

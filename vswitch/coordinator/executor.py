@@ -24,7 +24,6 @@ from .state import Actual
 log = logging.getLogger(__name__)
 
 _TAIL_LINES = 15
-_BUS_PORT = 5544
 
 
 class Machine:
@@ -57,7 +56,7 @@ class Executor:
         self._hosts_file.write_text(self._hosts)
         self._buses: dict[str, Bus] = {}
         self._bridged: dict[str, asyncio.Task[None]] = {}
-        self._bus_numbers = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._handlers: dict[type[Action], Callable[[Any], Awaitable[None]]] = {
             plan.AddNetwork: self._add_network,
             plan.ConfigureNetwork: self._configure_network,
@@ -114,8 +113,7 @@ class Executor:
                     f"network {network.name}: a multicast bus needs the lab to have a network namespace of its own, "
                     "which this machine does not allow; use type: switch, or see: lab doctor"
                 )
-            number = next(self._bus_numbers)
-            self._buses[network.name] = Bus(f"230.0.{number >> 8}.{number & 255}", _BUS_PORT)
+            self._buses[network.name] = Bus.numbered(self._new_number())
         else:
             await self._fabric.add_network(network.name, network.type, network.settings)
         if network.ports and network.type == "mcast":
@@ -135,6 +133,9 @@ class Executor:
         if self._buses.pop(action.name, None) is None or self._bridged.pop(action.name, None) is not None:
             await self._fabric.remove_network(action.name)
         self._actual.happened("network", action.name, "removed")
+
+    def _new_number(self) -> int:
+        return next(self._numbers)
 
     def is_bridged(self, network: str) -> bool:
         """Whether a multicast bus has a switch beside it."""
@@ -161,7 +162,9 @@ class Executor:
     def _joined_directly(self, link: Link) -> bool:
         """Whether both ends take one socket pair, with nothing of ours between."""
         ends = (link.a, link.b)
-        return link.point_to_point and all(self.machines[end.target].driver.takes_stream for end in ends)
+        return link.point_to_point and all(
+            self.machines[end.target].driver.takes_stream and self._interface(end).wants_stream for end in ends
+        )
 
     async def _add_link(self, action: plan.AddLink) -> None:
         link = action.link
@@ -179,8 +182,9 @@ class Executor:
             for end in (link.a, link.b):
                 await self._add_port(link.name, end, link.settings)
         elif link.b.target in self._buses:
-            if a.takes_bus:
-                await a.join_bus(self._interface(link.a), self._buses[link.b.target])
+            interface = self._interface(link.a)
+            if a.takes_bus and interface.transport in ("auto", "mcast"):
+                await a.join_bus(interface, self._buses[link.b.target])
             else:
                 await self._bridge_bus(link.b.target)
                 await self._add_port(link.b.target, link.a, link.settings)
@@ -221,6 +225,7 @@ class Executor:
             exited=lambda reason: self._node_exited(node.name, reason),
             namespace=self._namespace,
             lab=self.lab,
+            new_number=self._new_number,
         )
         driver_type = self._drivers[node.driver]
         if missing := driver_type.check(node):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ..model.lab import Lab, Node
+from ..model.tree import Path
 from . import patterns, probe
 
 _BYTE = r"(?:[0-9A-Fa-f]{2}|\{[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}\})"
@@ -125,7 +126,7 @@ class EmulatedSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.does == "pktgen":
             self._check_frames()
 
-    def mistakes(self, node: Node, lab: Lab) -> list[str]:
+    def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
         """What is wrong with these settings of `node`, as part of `lab`."""
         from .frames import check
         from .targets import resolve
@@ -135,7 +136,7 @@ class EmulatedSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if self.does == "pktgen":
                 check(spec)
         except ValueError as error:
-            return [str(error)]
+            return [((), str(error))]
         return []
 
     @property

@@ -9,8 +9,9 @@ import msgspec.inspect as mi
 from msgspec import Struct
 
 from ..ports.port import PortSpec
-from .lab import Lab, Node
+from .lab import Lab, Node, Transport
 from .spec import CommonSpec, GroupSpec, KindSpec, NodeSpec, PortSettingsSpec
+from .tree import Path
 
 _COMMON = {
     name for spec in (CommonSpec, KindSpec, GroupSpec, NodeSpec) for name in spec.__struct_fields__
@@ -21,21 +22,24 @@ _COMMON = {
 class ChecksLab(Protocol):
     """A driver's settings that can be wrong in ways only the whole lab shows, as when they name other nodes."""
 
-    def mistakes(self, node: Node, lab: Lab) -> list[str]:
-        """What is wrong with these settings of `node`."""
+    def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
+        """What is wrong with these settings of `node`, or with its interfaces, and where within the node."""
 
 
 class Catalogue(NamedTuple):
     """Settings structs by the name of their driver, and of their port type.
 
     `stream_drivers` are the drivers of which any two nodes can be joined by one socket, `ring_drivers` those by a pipe,
-    without the fabric.
+    without the fabric. `interface_keys` are the keys of an interface that a driver knows beyond those all know,
+    `transports` the values it knows of the one of that name.
     """
 
     drivers: dict[str, type[Struct]]
     port_types: dict[str, type[PortSpec]]
     stream_drivers: frozenset[str] = frozenset()
     ring_drivers: frozenset[str] = frozenset()
+    interface_keys: dict[str, frozenset[str]] = {}
+    transports: dict[str, tuple[Transport, ...]] = {}
 
     def fields(self, driver: str) -> dict[str, mi.Field]:
         """The settings of one driver, by key."""
@@ -86,4 +90,6 @@ def installed() -> Catalogue:
     specs = {name: driver.Spec for name, driver in drivers.items()}
     streams = frozenset(name for name, driver in drivers.items() if driver.takes_stream)
     rings = frozenset(name for name, driver in drivers.items() if driver.opens_rings)
-    return Catalogue(specs, load_port_types(), streams, rings)
+    keys = {name: driver.interface_keys for name, driver in drivers.items()}
+    transports = {name: driver.transports for name, driver in drivers.items()}
+    return Catalogue(specs, load_port_types(), streams, rings, keys, transports)

@@ -15,16 +15,31 @@ VlanProtocol = Literal["802.1Q", "802.1ad"]
 ReservedGroup = Literal["stp", "pause", "lacp", "dot1x", "lldp", "other"]
 ReservedPolicy = Literal["forward", "drop", "deliver"]
 Overflow = Literal["pause", "drop"]
+Transport = Literal["auto", "stream", "dgram", "mcast", "tap", "vde", "l2tpv3"]
 
 
 class Interface(Struct, frozen=True, kw_only=True):
-    """One network interface of a node. `addresses` are "address/prefix" strings, v4 or v6."""
+    """One network interface of a node. `addresses` are "address/prefix" strings, v4 or v6.
+
+    What follows `mtu` is for the drivers that say so (`Driver.interface_keys`): how its frames travel to the fabric,
+    the hardware it looks like, its PCI address (hexadecimal, "slot" or "slot.function"), its pairs of queues and its
+    interrupt vectors.
+    """
 
     name: str
     mac: str
     addresses: tuple[str, ...] = ()
     mtu: int = 1500
+    transport: Transport = "auto"
     model: str | None = None
+    addr: str | None = None
+    queues: int = 1
+    vectors: int | None = None
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether it may be given a stream socket."""
+        return self.transport in ("auto", "stream")
 
 
 class Healthcheck(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping as AnyMapping
 from typing import Any, get_args
 
-from .lab import Check, Healthcheck, Lab, Link, Network, Node, PortSettings, ReservedGroup, ReservedPolicy
+from .lab import Check, Healthcheck, Interface, Lab, Link, Network, Node, PortSettings, ReservedGroup, ReservedPolicy
 from .settings import changed_settings
 from .tree import resolve_plain
 from .units import format_duration
@@ -116,7 +116,7 @@ def _node(node: Node) -> dict[str, Any]:
             "mac": interface.mac,
             "ip": list(interface.addresses),
             "mtu": interface.mtu,
-            **({"model": interface.model} if interface.model is not None else {}),
+            **_hardware(interface),
         }
     contents = {
         "kind": node.kind,
@@ -130,6 +130,13 @@ def _node(node: Node) -> dict[str, Any]:
         "ready_timeout": format_duration(node.ready_timeout),
     }
     return {key: value for key, value in contents.items() if key in node.settings or value not in ({}, [])}
+
+
+def _hardware(interface: Interface) -> dict[str, Any]:
+    """What an interface's driver is told about it, as far as it is not the usual."""
+    keys = ("transport", "model", "addr", "queues", "vectors")
+    usual = Interface(name="", mac="")
+    return {key: getattr(interface, key) for key in keys if getattr(interface, key) != getattr(usual, key)}
 
 
 def _healthcheck(healthcheck: Healthcheck) -> dict[str, Any]:

@@ -35,7 +35,15 @@ from .links import End, WrittenLink, read_links
 from .mac import derive_mac, mac_mistake
 from .problems import Problems
 from .settings import MAX_PORTS, MAX_SWITCHES, merge_port, merge_switch, network_mistakes, wants_filtering
-from .spec import CheckSpec, HealthcheckSpec, InterfaceSpec, LabSpec, NetworkSpec, PortSettingsSpec
+from .spec import (
+    INTERFACE_COMMON,
+    CheckSpec,
+    HealthcheckSpec,
+    InterfaceSpec,
+    LabSpec,
+    NetworkSpec,
+    PortSettingsSpec,
+)
 from .tree import Mapping, Path, find
 from .tree import Node as Tree
 
@@ -97,7 +105,7 @@ class _Resolver:
         checks = {check: self._check(check, spec) for check, spec in self._file.checks.items()}
         self._check_pipes(links, inherited)
         written = tuple(self._link(link, on_network) for link in links)
-        self._check_number_of_switches(written, inherited)
+        self._check_number_of_switches(written, nodes)
         self._warn(written)
         lab = Lab(
             name=self._name,
@@ -116,8 +124,8 @@ class _Resolver:
         """Have the drivers' settings find what is wrong with them in this lab, if it is sound otherwise."""
         for node in lab.nodes.values() if not self._problems.errors else ():
             settings = msgspec.convert(node.settings, self._catalogue.drivers[node.driver])
-            for what in settings.mistakes(node, lab) if isinstance(settings, ChecksLab) else ():
-                self._problems.error(("nodes", node.name), what, key=True)
+            for place, what in settings.mistakes(node, lab) if isinstance(settings, ChecksLab) else ():
+                self._problems.error(("nodes", node.name, *place), what, key=not place)
 
     def _keys(self, section: str) -> frozenset[str]:
         node = find(self._root, (section,))
@@ -146,6 +154,20 @@ class _Resolver:
 
     def _spec(self, node: str, interface: str) -> InterfaceSpec:
         return self._file.nodes[node].interfaces.get(interface, InterfaceSpec())
+
+    def _check_interface(self, node: str, driver: str, interface: str, spec: InterfaceSpec) -> None:
+        """Report the keys of an interface that its node's driver does not know."""
+        path: Path = ("nodes", node, "interfaces", interface)
+        of_driver = self._catalogue.interface_keys.get(driver, frozenset())
+        for key in spec.__struct_fields__:
+            if key in INTERFACE_COMMON or key in of_driver or getattr(spec, key) is None:
+                continue
+            owners = sorted(name for name, keys in self._catalogue.interface_keys.items() if key in keys)
+            message = f"key {key!r} is for interfaces of driver {', '.join(owners)}, but this is {driver}"
+            self._problems.error((*path, key), message, key=True)
+        known = self._catalogue.transports.get(driver, ())
+        if "transport" in of_driver and spec.transport is not None and spec.transport not in known:
+            self._problems.unknown((*path, "transport"), f"transport of driver {driver}", spec.transport, known)
 
     def _macs(self, names: dict[str, list[str]], ends: dict[Endpoint, End]) -> dict[Endpoint, str]:
         """The MAC of every interface: those written, then the rest derived so that none is there twice."""
@@ -237,14 +259,20 @@ class _Resolver:
         made = []
         for interface in interfaces:
             spec, endpoint = self._spec(name, interface), Endpoint(name, interface)
-            mtu = spec.mtu or inherited.mtu
+            self._check_interface(name, inherited.driver, interface, spec)
             made.append(
                 Interface(
                     name=interface,
                     mac=macs[endpoint],
                     addresses=addresses[endpoint],
                     model=spec.model,
-                    **_written(mtu=mtu),
+                    addr=spec.addr,
+                    vectors=spec.vectors,
+                    **_written(
+                        mtu=spec.mtu or inherited.mtu,
+                        transport=spec.transport or inherited.settings.get("transport"),
+                        queues=spec.queues,
+                    ),
                 )
             )
         return Node(
@@ -352,13 +380,17 @@ class _Resolver:
         if network.type != "mcast" and len(ports) > MAX_PORTS:
             self._problems.error(path, f"has {len(ports)} ports; {MAX_PORTS} is the most", key=True)
 
-    def _check_number_of_switches(self, links: tuple[Link, ...], inherited: AnyMapping[str, Inherited]) -> None:
+    def _check_number_of_switches(self, links: tuple[Link, ...], nodes: AnyMapping[str, Node]) -> None:
         """Bound what the fabric has to hold. A link whose two ends take one socket, and a pipe, need nothing of it."""
-        direct = {node for node, settings in inherited.items() if settings.driver in self._catalogue.stream_drivers}
+        direct = {
+            Endpoint(node.name, interface.name)
+            for node in nodes.values()
+            if node.driver in self._catalogue.stream_drivers
+            for interface in node.interfaces
+            if interface.wants_stream
+        }
         networks = sum(network.type != "mcast" for network in self._file.networks.values())
-        between = sum(
-            link.point_to_point and not link.pipe and not {link.a.target, link.b.target} <= direct for link in links
-        )
+        between = sum(link.point_to_point and not link.pipe and not {link.a, link.b} <= direct for link in links)
         if networks + between > MAX_SWITCHES:
             what = f"{networks} switches and hubs, and {between} links between two interfaces, which take one each"
             self._problems.error((), f"needs too many switches: {what}; {MAX_SWITCHES} is the most")

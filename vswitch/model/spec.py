@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from .lab import Condition, NetworkType, Overflow, ReservedGroup, ReservedPolicy, VlanProtocol
+from .lab import Condition, NetworkType, Overflow, ReservedGroup, ReservedPolicy, Transport, VlanProtocol
 
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 NAME_RULE = "a name (letters, digits, '_', '.', '-'; the first a letter or digit; 63 at most)"
@@ -58,6 +58,13 @@ StaticMac = Annotated[
 ]
 FramesPerSecond = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MacLimit = Annotated[int, Meta(ge=0, le=1 << 20)]
+PciAddress = Annotated[
+    str,
+    Meta(
+        pattern="^(0[xX])?[01]?[0-9A-Fa-f](\\.[0-7])?$",
+        extra={"what": "a PCI address such as 05.0 or 0x5 (slot 0 to 1f, function 0 to 7, both hexadecimal)"},
+    ),
+]
 
 DriverSettings: TypeAlias = dict[str, Any]
 """Stands for the fields of a driver's own `Spec`."""
@@ -78,12 +85,23 @@ class HealthcheckSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class InterfaceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a node fixes about one of its interfaces. `ip`: addresses, with or without prefix length; [] is none."""
+    """What a node fixes about one of its interfaces. `ip`: addresses, with or without prefix length; [] is none.
+
+    `mac`, `ip` and `mtu` are for all nodes, the others for those whose driver knows them.
+    """
 
     mac: MacAddress | None = None
     ip: str | Addresses | None = None
     mtu: Mtu | None = None
+    transport: Transport | None = None
     model: str | None = None
+    addr: PciAddress | None = None
+    queues: Annotated[int, Meta(ge=1, le=16)] | None = None
+    vectors: Annotated[int, Meta(ge=0, le=2048)] | None = None
+
+
+INTERFACE_COMMON = frozenset({"mac", "ip", "mtu"})
+"""The keys of an interface that every driver knows."""
 
 
 class CommonSpec(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,9 @@ from typing import ClassVar, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import NodeError
-from ..model.lab import Interface, Lab, Node
+from ..model.lab import Interface, Lab, Node, Transport
+
+_BUS_PORT = 5544
 
 
 class NodeState(Enum):
@@ -51,6 +53,11 @@ class Bus(NamedTuple):
     group: str
     port: int
     localaddr: str = "127.0.0.1"
+
+    @classmethod
+    def numbered(cls, number: int) -> Bus:
+        """The bus with that number, from 0 to 65535, in its lab."""
+        return cls(f"230.0.{number >> 8}.{number & 255}", _BUS_PORT)
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):
@@ -106,7 +113,8 @@ class NodeContext(NamedTuple):
     `console_output(bytes)` must be called with everything the node prints (logged, kept as a tail, shown by
     `lab console`); `exited(reason)` exactly once if the node ends without having been asked to;
     `namespace` tells whether the lab has a network namespace of its own; `lab` is all of it, for drivers whose settings
-    name other nodes.
+    name other nodes; `new_number()` gives a number that nothing else in the lab has had, for what must have a name or
+    an address of its own in the lab's namespace.
     """
 
     lab_name: str
@@ -118,6 +126,7 @@ class NodeContext(NamedTuple):
     exited: Callable[[str], None]
     namespace: bool
     lab: Lab
+    new_number: Callable[[], int]
 
 
 class Driver(ABC):
@@ -127,9 +136,13 @@ class Driver(ABC):
     Spec: ClassVar[type[Struct]]
     """Settings the lab file may give this driver, every field with a default; `forbid_unknown_fields=True`."""
     takes_stream: ClassVar[bool] = False
-    """May be given a connected stream socket in QEMU's framing for an interface (`join_socket`)."""
+    """May be given a connected stream socket in QEMU's framing for an interface that wants one (`join_socket`)."""
     opens_rings: ClassVar[bool] = False
     """Its `FabricEnd`s are control sockets of rings, so two such nodes can be joined by a pipe."""
+    interface_keys: ClassVar[frozenset[str]] = frozenset()
+    """What it knows of an interface beyond `mac`, `ip` and `mtu`: names of fields of `Interface`."""
+    transports: ClassVar[tuple[Transport, ...]] = ()
+    """The values it knows of an interface's `transport`, if that is among its `interface_keys`."""
     takes_bus: ClassVar[bool] = False
     """May sit on a multicast bus by itself (`join_bus`)."""
 

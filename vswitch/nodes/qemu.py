@@ -24,7 +24,8 @@ from msgspec import Struct
 
 from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import AgentError, MachineError, NodeError
-from ..model.lab import Interface, Node
+from ..model.lab import Interface, Node, Transport
+from ..model.problems import suggestion
 from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
 from .driver import Bus, Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
@@ -38,9 +39,10 @@ from .qemu_command import (
     ReadyConsole,
     command_line,
     default_binary,
-    nic_model,
 )
 from .qemu_guest import CONFIGURED, configuration_script
+from .qemu_nic import nic_model
+from .qemu_transport import TRANSPORTS, Plug, open_cable, plug_bus, plug_stream
 from .serial_console import SerialConsole
 
 if TYPE_CHECKING:
@@ -93,13 +95,14 @@ class QemuDriver(Driver):
     Spec: ClassVar[type[Struct]] = QemuSpec
     takes_stream: ClassVar[bool] = True
     takes_bus: ClassVar[bool] = True
+    interface_keys: ClassVar[frozenset[str]] = frozenset({"transport", "model", "addr", "queues", "vectors"})
+    transports: ClassVar[tuple[Transport, ...]] = TRANSPORTS
 
     def __init__(self, node: Node, context: NodeContext) -> None:
         super().__init__(node, context)
         self._spec = msgspec.convert(node.settings, QemuSpec)
         self._binary = self._spec.qemu or default_binary()
-        self._sockets: dict[str, socket.socket] = {}
-        self._buses: dict[str, Bus] = {}
+        self._plugs: dict[str, Plug] = {}
         self._loose: set[str] = set()
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -132,25 +135,24 @@ class QemuDriver(Driver):
             missing.append("the guest image is not built yet; run: lab image build")
         for interface in node.interfaces:
             if interface.model is not None and nic_model(interface) not in nic_models(binary):
-                known = ", ".join(nic_models(binary))
-                missing.append(f"{binary} has no PCI NIC {interface.model!r} for {interface.name}; it has: {known}")
+                known = suggestion(interface.model, nic_models(binary))
+                missing.append(f"{binary} has no PCI NIC {interface.model!r} for {interface.name}{known}")
         return missing
 
     # --- interfaces -------------------------------------------------------------------------------------------------
 
     async def open_port(self, interface: Interface) -> FabricEnd:
-        """Keep one end of a socket pair for QEMU, return the other."""
-        ours, theirs = socket.socketpair()
-        self._sockets[interface.name] = ours
-        return FabricEnd("stream", (theirs.detach(),))
+        """Make a cable of the interface's transport, keep QEMU's end."""
+        self._plugs[interface.name], end = await open_cable(interface, self.context)
+        return end
 
     async def join_socket(self, interface: Interface, sock: socket.socket) -> None:
         """Give QEMU `sock`."""
-        self._sockets[interface.name] = sock
+        self._plugs[interface.name] = plug_stream(sock)
 
     async def join_bus(self, interface: Interface, bus: Bus) -> None:
         """Have QEMU join the bus itself."""
-        self._buses[interface.name] = bus
+        self._plugs[interface.name] = plug_bus(bus)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -217,16 +219,20 @@ class QemuDriver(Driver):
                 # So that QEMU dies with us, whatever kills us.
                 [agent_program(), "--die-with", str(os.getpid()), self._binary, *argv],
                 run_id=self.context.run_id,
-                pass_fds=[sock.fileno() for sock in (*theirs.values(), *self._sockets.values())],
+                pass_fds=[
+                    *(sock.fileno() for sock in theirs.values()),
+                    *(fd for plug in self._plugs.values() for fd in plug.fds),
+                ],
                 output=errors_write,
             )
         except OSError as error:
             raise NodeError(f"starting {self._binary}: {error}") from error
         finally:
             os.close(errors_write)
-            for sock in (*theirs.values(), *self._sockets.values()):
+            for sock in theirs.values():
                 sock.close()
-            self._sockets.clear()
+            for plug in self._plugs.values():
+                plug.close()
             if self._child is None:
                 os.close(errors_read)
                 for ours, _ in pairs.values():
@@ -249,14 +255,13 @@ class QemuDriver(Driver):
         return [interface.name for interface in self.node.interfaces if interface.name not in self._loose]
 
     def _attachment(self, interface: Interface) -> Attachment:
-        if interface.name in self._buses:
-            return Attachment(interface, self._buses[interface.name])
-        if interface.name not in self._sockets:
+        if interface.name not in self._plugs:
             # Not linked to anything: a cable into nowhere.
             self._loose.add(interface.name)
-            self._sockets[interface.name], nowhere = socket.socketpair()
+            end, nowhere = socket.socketpair()
             nowhere.close()
-        return Attachment(interface, self._sockets[interface.name].fileno())
+            self._plugs[interface.name] = plug_stream(end)
+        return Attachment(interface, self._plugs[interface.name].netdev)
 
     async def _connect_monitor(self, sock: socket.socket) -> None:
         from qemu.qmp import EventListener, QMPClient, QMPError
@@ -364,9 +369,8 @@ class QemuDriver(Driver):
     async def stop(self) -> None:
         """End QEMU: politely if it answers at once, else by force."""
         self._stopping = True
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        for plug in self._plugs.values():
+            plug.close()
         if self._child is not None and self._child.returncode is None:
             await self._quit()
             self._child.kill()

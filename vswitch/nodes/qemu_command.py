@@ -13,16 +13,13 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
-from ..errors import NodeError
-from ..model.lab import Interface
-from .driver import Bus
+from ..model.lab import Interface, Lab, Node, Transport
+from ..model.tree import Path
+from .qemu_nic import nic_devices, nic_mistakes
 
 AGENT_PORT = "org.vswitch.agent"
 
 _Path = Annotated[str, Meta(extra={"path": True})]
-_NIC_SLOT = 3  # 0 is the host bridge, 1 the agent's serial port, 2 the disk
-_LAST_SLOT = 30  # 31 is q35's LPC bridge
-_FUNCTIONS = 8
 _MEMORY = re.compile(r"[1-9][0-9]*[KMGT]?")
 
 
@@ -44,7 +41,7 @@ class QemuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `memory` takes QEMU's suffixes, M by default. `disk` is never written to: the machine works on a throw-away overlay.
     `append` goes after our kernel command line. `agent` says whether the guest runs our agent (default: only the
     built-in image does); without one, `ready` says when it counts as ready (default: as soon as it is started).
-    `args` are handed to QEMU as they are.
+    `transport` is that of interfaces that do not say otherwise. `args` are handed to QEMU as they are.
     """
 
     memory: Annotated[str, Meta(pattern=f"^{_MEMORY.pattern}$", extra={"what": "a size such as 96M or 1G"})] = "96M"
@@ -59,6 +56,7 @@ class QemuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent: bool | None = None
     ready: Literal["started"] | ReadyConsole | None = None
     qemu: str | None = None
+    transport: Transport = "auto"
     args: tuple[str, ...] = ()
 
     @property
@@ -71,6 +69,15 @@ class QemuSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Whether the guest runs our agent."""
         return (self.built_in and self.initrd is None) if self.agent is None else self.agent
 
+    def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
+        """What is wrong with the interfaces of `node`, each for itself and together."""
+        reserved = {0: "the host bridge"}
+        reserved |= {1: "the agent's serial port"} if self.has_agent else {}
+        reserved |= {2: "the disk"} if self.disk is not None else {}
+        reserved |= {31: "q35's LPC bridge"} if _machine(self).startswith("q35") else {}
+        found = nic_mistakes(node.interfaces, reserved)
+        return [(("interfaces", interface.name, key), what) for interface, key, what in found]
+
 
 class Boot(NamedTuple):
     """What the machine boots: paths of files, None for what there is not. `disk` is the overlay, always qcow2."""
@@ -81,10 +88,10 @@ class Boot(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """Where a NIC is plugged in: descriptor of a stream socket, or a bus."""
+    """A NIC and what is at the other end of its cable: a `-netdev` argument, without an id."""
 
     interface: Interface
-    to: int | Bus
+    netdev: str
 
 
 class Channels(NamedTuple):
@@ -104,10 +111,9 @@ def command_line(
     spec: QemuSpec, boot: Boot, accel: str, attachments: Sequence[Attachment], channels: Channels
 ) -> list[str]:
     """QEMU's arguments, without its name. Raises NodeError for more interfaces than a PCI bus takes."""
-    arm = "aarch64" in (spec.qemu or default_binary())
-    machine = spec.machine or ("virt" if arm else "q35")
+    arm = _is_arm(spec)
     cpu = spec.cpu or ("host" if accel == "kvm" else "max")
-    argv = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", machine, "-cpu", cpu]
+    argv = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", _machine(spec), "-cpu", cpu]
     argv += ["-accel", "tcg,thread=multi" if accel == "tcg" else accel]
     argv += ["-smp", str(spec.cpus), "-m", spec.memory if spec.memory[-1].isalpha() else f"{spec.memory}M"]
     if boot.kernel is not None:
@@ -115,7 +121,7 @@ def command_line(
     if boot.initrd is not None:
         argv += ["-initrd", boot.initrd]
     if boot.disk is not None:
-        argv += ["-drive", f"if=none,id=disk0,format=qcow2,cache=unsafe,file={_escaped(boot.disk)}"]
+        argv += ["-drive", f"if=none,id=disk0,format=qcow2,cache=unsafe,file={escaped(boot.disk)}"]
         first = "" if boot.kernel is not None else ",bootindex=0"
         argv += ["-device", f"virtio-blk-pci,drive=disk0,addr=0x2{first}"]
     argv += ["-chardev", f"socket,id=console,fd={channels.console}", "-serial", "chardev:console"]
@@ -123,9 +129,18 @@ def command_line(
     if channels.agent is not None:
         argv += ["-chardev", f"socket,id=agent,fd={channels.agent}", "-device", "virtio-serial-pci,addr=0x1"]
         argv += ["-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"]
+    devices = nic_devices([attachment.interface for attachment in attachments])
     for number, attachment in enumerate(attachments):
-        argv += _nic(number, len(attachments), attachment)
+        argv += ["-netdev", f"{attachment.netdev},id=net{number}", "-device", devices[number]]
     return [*argv, *spec.args]
+
+
+def _is_arm(spec: QemuSpec) -> bool:
+    return "aarch64" in (spec.qemu or default_binary())
+
+
+def _machine(spec: QemuSpec) -> str:
+    return spec.machine or ("virt" if _is_arm(spec) else "q35")
 
 
 def kernel_words(spec: QemuSpec, *, arm: bool) -> str:
@@ -138,32 +153,6 @@ def kernel_words(spec: QemuSpec, *, arm: bool) -> str:
     return " ".join([*words, spec.append]).strip()
 
 
-def _nic(number: int, total: int, attachment: Attachment) -> list[str]:
-    interface, to = attachment
-    if isinstance(to, Bus):
-        netdev = f"socket,id=net{number},mcast={to.group}:{to.port},localaddr={to.localaddr}"
-    else:
-        netdev = f"stream,id=net{number},server=off,addr.type=fd,addr.str={to}"
-    # romfile= without a value: no boot ROM, which would take time before the guest starts.
-    device = f"{nic_model(interface)},netdev=net{number},id=nic{number},mac={interface.mac},romfile="
-    return ["-netdev", netdev, "-device", f"{device},{_nic_address(number, total)}"]
-
-
-def nic_model(interface: Interface) -> str:
-    """The QEMU device behind an interface."""
-    return "virtio-net-pci" if interface.model in (None, "virtio") else str(interface.model)
-
-
-def _nic_address(number: int, total: int) -> str:
-    slots = _LAST_SLOT - _NIC_SLOT + 1
-    if total <= slots:
-        return f"addr={_NIC_SLOT + number:#x}"
-    if total > slots * _FUNCTIONS:
-        raise NodeError(f"a machine takes {slots * _FUNCTIONS} interfaces at most, not {total}")
-    slot, function = divmod(number, _FUNCTIONS)
-    return f"addr={_NIC_SLOT + slot:#x}.{function},multifunction=on"
-
-
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """A value within QEMU's comma-separated options."""
     return value.replace(",", ",,")

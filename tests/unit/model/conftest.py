@@ -38,7 +38,13 @@ class HostSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def make_catalogue() -> Catalogue:
     """Drivers `machine` and `host`, and the real port types."""
-    return Catalogue({"machine": MachineSpec, "host": HostSpec}, load_port_types(), ring_drivers=frozenset({"machine"}))
+    return Catalogue(
+        {"machine": MachineSpec, "host": HostSpec},
+        load_port_types(),
+        ring_drivers=frozenset({"machine"}),
+        interface_keys={"machine": frozenset({"transport", "model", "addr", "queues", "vectors"})},
+        transports={"machine": ("auto", "stream", "tap")},
+    )
 
 
 @pytest.fixture(scope="session")

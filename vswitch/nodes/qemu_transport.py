@@ -1,0 +1,116 @@
+"""How frames travel between a QEMU machine's interface and the fabric: one function for each value of `transport`.
+
+Each makes both ends, in the lab's own namespace: a `Plug` for QEMU and a `FabricEnd`. Nothing here has a name or number
+that another lab, or another interface of this one, could have as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from ..errors import NodeError
+from ..model.lab import Interface, Transport
+from ..ports.mcast import open_bus
+from ..ports.packet import open_packet
+from ..ports.tap import open_tap
+from .driver import Bus, FabricEnd, NodeContext
+
+
+class Plug:
+    """QEMU's end of a cable: its `-netdev` argument, without an id, and the descriptors that names."""
+
+    def __init__(self, netdev: str, *fds: int) -> None:
+        self.netdev = netdev
+        self.fds = fds
+
+    def close(self) -> None:
+        """Close our copies of the descriptors: QEMU has its own by now, or will never want them. Idempotent."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
+Cable = tuple[Plug, FabricEnd]
+
+
+def plug_stream(sock: socket.socket) -> Plug:
+    """Have QEMU take `sock`, a connected stream socket."""
+    fd = sock.detach()
+    return Plug(f"stream,server=off,addr.type=fd,addr.str={fd}", fd)
+
+
+def plug_bus(bus: Bus) -> Plug:
+    """Have QEMU join `bus`."""
+    return Plug(f"socket,mcast={bus.group}:{bus.port},localaddr={bus.localaddr}")
+
+
+async def open_cable(interface: Interface, context: NodeContext) -> Cable:
+    """Make what the interface's transport asks for. Raises NodeError naming the interface."""
+    transport = "stream" if interface.transport == "auto" else interface.transport
+    try:
+        if transport in _NEED_NAMESPACE and not context.namespace:
+            raise NodeError(
+                "it needs the lab to have a network namespace of its own, which this machine does not allow; "
+                "use transport: stream, or see: lab doctor"
+            )
+        return await _CABLES[transport](interface, context)
+    except (NodeError, OSError) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NodeError(f"{interface.name}, transport {transport}: {what}") from None
+
+
+async def _stream(interface: Interface, context: NodeContext) -> Cable:
+    ours, theirs = socket.socketpair()
+    return plug_stream(theirs), FabricEnd("stream", (ours.detach(),))
+
+
+async def _dgram(interface: Interface, context: NodeContext) -> Cable:
+    ours, theirs = (sock.detach() for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    return Plug(f"dgram,local.type=fd,local.str={theirs}", theirs), FabricEnd("dgram", (ours,))
+
+
+async def _mcast(interface: Interface, context: NodeContext) -> Cable:
+    bus = Bus.numbered(context.new_number())
+    return plug_bus(bus), FabricEnd("mcast", open_bus(*bus))
+
+
+async def _tap(interface: Interface, context: NodeContext) -> Cable:
+    name = f"tap{context.new_number()}"
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, _make_tap, name, interface)
+    except (PermissionError, FileNotFoundError) as error:
+        raise NodeError(f"/dev/net/tun is not for this user ({error.strerror}); use transport: stream") from None
+
+
+def _make_tap(name: str, interface: Interface) -> Cable:
+    """Make a TAP device for QEMU and a raw socket on it for the fabric. It is gone when QEMU is."""
+    from pyroute2 import IPRoute
+
+    plug = Plug("", open_tap(name, mtu=interface.mtu))
+    try:
+        plug.netdev = f"tap,fd={plug.fds[0]}"
+        # Our own stack is at the device's other end, and nothing that it says of itself belongs into the lab.
+        disabled = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+        if disabled.exists():
+            disabled.write_text("1")
+        with IPRoute() as route:
+            route.link("set", index=socket.if_nametoindex(name), state="up")
+        return plug, FabricEnd("packet", (open_packet(name),))
+    except BaseException:
+        plug.close()
+        raise
+
+
+_CABLES: dict[Transport, Callable[[Interface, NodeContext], Awaitable[Cable]]] = {
+    "stream": _stream,
+    "dgram": _dgram,
+    "mcast": _mcast,
+    "tap": _tap,
+}
+_NEED_NAMESPACE: frozenset[Transport] = frozenset({"mcast", "tap", "l2tpv3"})
+
+TRANSPORTS: tuple[Transport, ...] = ("auto", *_CABLES)
