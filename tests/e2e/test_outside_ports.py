@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,71 @@ def test_address_in_use_is_named(lab_command: LabCommand, lab_file: Callable[...
         result = lab_command("up")
     assert result.returncode == 1
     assert f"network lan0, port t: listening on {address}: Address already in use".encode() in result.stderr
+
+
+def up_with(lab_command: LabCommand, *fds: int, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[bytes]:
+    """Run `lab up` with descriptors of ours under their own numbers."""
+    return subprocess.run(
+        lab_command.argv("up", "-q", *options),
+        pass_fds=fds,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=lab_command.cwd,
+        env=lab_command.environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_descriptors_of_the_caller_become_ports(lab_command: LabCommand, lab_file: Callable[..., Path]) -> None:
+    """A connected socket and a listening one; nobody but the fabric keeps them open afterwards."""
+    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        fds = theirs.fileno(), server.fileno()
+        address = server.getsockname()
+        lab_file(lab_text(f"{{c: {{type: stream, fd: {fds[0]}}}, l: {{type: stream, fd: {fds[1]}, clients: one}}}}"))
+        result = up_with(lab_command, *fds)
+        assert result.returncode == 0, result.stderr.decode()
+    with ours, theirs:
+        theirs.close()
+        assert ask_for_a(ours) == "10.0.0.1"
+        with socket.create_connection(address) as peer:
+            assert ask_for_a(peer) == "10.0.0.1"
+            ports = {row["port"]: row["state"] for row in json.loads(lab_command.ok("stats", "-f", "json"))}
+            assert ports["c"] == ports["l"] == "up"
+        lab_command.ok("down")
+        with ours.makefile("rb") as rest:
+            rest.read()  # to its end: whoever else had the other end open would keep us waiting
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_descriptor_that_is_not_open_is_a_mistake_in_the_file(
+    lab_command: LabCommand, lab_file: Callable[..., Path]
+) -> None:
+    """Also where lab has one of that number itself; a file can be looked at without them."""
+    lab_file(lab_text("{c: {type: stream, fd: 3}}"))
+    result = up_with(lab_command)
+    assert result.returncode == 1
+    assert b"lab.yaml:2:" in result.stderr
+    assert b"networks.lan0.ports.c.fd: descriptor 3 is not open" in result.stderr
+    lab_command.ok("validate")
+    assert up_with(lab_command, options=("--dry-run",)).returncode == 0
+
+
+def test_descriptors_of_a_lab_that_does_not_come_up_are_closed(
+    lab_command: LabCommand, lab_file: Callable[..., Path]
+) -> None:
+    """With --keep it stays, broken; what it has not made ports of is let go."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        lab_file(
+            lab_text(
+                f"{{a: {{type: stream, listen: 'unix:{lab_command.cwd}'}}, b: {{type: stream, fd: {theirs.fileno()}}}}}"
+            )
+        )
+        result = up_with(lab_command, theirs.fileno(), options=("--keep",))
+        assert result.returncode == 1
+        theirs.close()
+        ours.settimeout(20)
+        assert ours.recv(1) == b""

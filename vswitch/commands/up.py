@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -69,10 +70,10 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _load(file: str) -> Lab:
+def _load(file: str, *, inherited: bool) -> Lab:
     from ..model import load
 
-    lab = load(file)
+    lab = load(file, inherited=inherited)
     for warning in lab.warnings:
         click.echo(f"warning: {warning}", err=True)
     return lab
@@ -81,11 +82,12 @@ def _load(file: str) -> Lab:
 def _print_plan(file: str) -> None:
     from ..coordinator import plan
 
-    for action in plan.diff(None, _load(file)):
+    for action in plan.diff(None, _load(file, inherited=False)):
         click.echo(action)
 
 
 def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | None, keep: bool, quiet: bool) -> int:
+    from ..coordinator.descriptors import named_descriptors
     from ..coordinator.launch import Standby, launch
     from ..errors import LabError
     from ..rundir import AlreadyUpError
@@ -97,13 +99,15 @@ def _bring_up(file: str, name: str | None, *, attach: bool, timeout: float | Non
         check_name(name)
     standby = Standby()  # it loads while we read the file
     try:
-        lab = _load(file)
+        lab = _load(file, inherited=True)
         try:
             launched = launch(lab, standby, name=name)
         except AlreadyUpError as up:
             if up.run.source != lab.source:
                 raise LabError(f"{up}; choose another --name") from None
             return _already_up(lab, up.run_dir, up.run)
+        for number in named_descriptors(lab):  # the lab has them now; ours would keep its peers' ends open
+            os.close(number)
         try:
             return _see_through(lab, launched, begun, attach=attach, timeout=timeout, keep=keep, quiet=quiet)
         except (_Interrupted, KeyboardInterrupt):

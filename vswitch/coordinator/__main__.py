@@ -12,14 +12,19 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import MachineError
+from ..errors import LabError, MachineError
 from ..model.lab import Lab
 from ..namespace import enter_lab_namespace
+from ..ports.descriptors import MAX_OF_LAB
 from ..rundir import RunDir
+from .descriptors import Descriptors
 from .server import Coordinator
 from .supervise import Child
 
 log = logging.getLogger(__name__)
+
+_MAX_TOLD = 8192
+"""Bytes: a path and a newline, sent at once."""
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="vswitch-coordinator")
     parser.add_argument("--lifeline", type=int, required=True)
     lifeline = socket.socket(fileno=parser.parse_args().lifeline)
-    told = lifeline.makefile("rb").readline()
+    told, fds, flags, _ = socket.recv_fds(lifeline, _MAX_TOLD, MAX_OF_LAB, socket.MSG_CMSG_CLOEXEC)
     if not told:
         return  # there is no lab after all
     lifeline.setblocking(False)
@@ -37,7 +42,9 @@ def main() -> None:
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        _own(run_dir, lifeline)
+        if flags & socket.MSG_CTRUNC:
+            raise LabError("the lab's descriptors are more than this process may have (ulimit -n)")
+        _own(run_dir, lifeline, fds)
     except Exception:
         log.exception("the coordinator ends")
         os._exit(1)
@@ -45,9 +52,10 @@ def main() -> None:
     os._exit(0)
 
 
-def _own(run_dir: RunDir, lifeline: socket.socket) -> None:
+def _own(run_dir: RunDir, lifeline: socket.socket, fds: list[int]) -> None:
     run = run_dir.run()
     lab = msgspec.json.decode(run_dir.lab_file.read_bytes(), type=Lab)
+    descriptors = Descriptors(lab, fds)
     # The fabric starts before we leave the host's network namespace: ports that face outside the lab belong there.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, (run_dir.path / "fabric.log").open("ab") as fabric_log:
@@ -66,7 +74,15 @@ def _own(run_dir: RunDir, lifeline: socket.socket) -> None:
         namespace = False
 
     async def serve() -> None:
-        coordinator = Coordinator(run_dir, lab, namespace=namespace, fabric=fabric, control=ours, lifeline=lifeline)
+        coordinator = Coordinator(
+            run_dir,
+            lab,
+            namespace=namespace,
+            fabric=fabric,
+            control=ours,
+            lifeline=lifeline,
+            descriptors=descriptors,
+        )
         await coordinator.serve()
 
     asyncio.run(serve())

@@ -18,6 +18,7 @@ from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, loa
 from ..rundir import RunDir
 from . import plan
 from .console import ConsoleLog
+from .descriptors import Descriptors
 from .plan import Action
 from .state import Actual
 
@@ -36,10 +37,21 @@ class Machine:
 
 
 class Executor:
-    """Runs actions. One per lab; `namespace` tells whether the lab has a network namespace of its own."""
+    """Runs actions. One per lab; `namespace` tells whether the lab has a network namespace of its own.
+
+    `descriptors` are those the lab was given for its ports.
+    """
 
     def __init__(
-        self, lab: Lab, run_dir: RunDir, run_id: str, actual: Actual, fabric: FabricClient, *, namespace: bool
+        self,
+        lab: Lab,
+        run_dir: RunDir,
+        run_id: str,
+        actual: Actual,
+        fabric: FabricClient,
+        descriptors: Descriptors,
+        *,
+        namespace: bool,
     ) -> None:
         self.lab = lab
         self.machines: dict[str, Machine] = {}
@@ -49,6 +61,7 @@ class Executor:
         self._run_id = run_id
         self._actual = actual
         self._fabric = fabric
+        self._descriptors = descriptors
         self._namespace = namespace
         self._drivers = load_drivers()
         self._hosts = _hosts(lab)
@@ -119,7 +132,8 @@ class Executor:
         if network.ports and network.type == "mcast":
             await self._bridge_bus(network.name)
         for name, port in network.ports.items():
-            await self._fabric.add_outside_port(network.name, name, port.spec, port.settings)
+            fds = self._descriptors.take(port)
+            await self._fabric.add_outside_port(network.name, name, port.spec, port.settings, fds)
         self._actual.happened("network", network.name, "added")
 
     async def _configure_network(self, action: plan.ConfigureNetwork) -> None:

@@ -9,14 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from .. import __version__
+from ..errors import LabError
 from ..model.lab import Lab
 from ..rundir import CrashedLabError, Process, Run, RunDir, claim
 from .client import Client
+from .descriptors import named_descriptors
 from .protocol import Detach
 from .sweep import sweep
 
@@ -40,6 +43,14 @@ class Standby:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+
+    def begin(self, run_dir: RunDir, descriptors: Sequence[int]) -> None:
+        """Have it bring up the lab of `run_dir`; it gets duplicates of `descriptors`. Raises LabError."""
+        try:
+            # Far less than the socket's buffer, so it is taken whole.
+            socket.send_fds(self.lifeline, [os.fsencode(run_dir.path) + b"\n"], descriptors)
+        except OSError as error:
+            raise LabError(f"handing descriptors {list(descriptors)} to the lab: {error.strerror}") from None
 
     def detach(self, client: Client) -> None:
         """Have the lab run on by itself. Signals are held back meanwhile: it is either ours or on its own."""
@@ -76,7 +87,8 @@ def launch(lab: Lab, standby: Standby, *, name: str | None = None) -> Launched:
     """Claim a run directory for `lab` and give it to a coordinator, which begins bringing it up.
 
     `name` insists on that name for the running lab; without it the lab's own name is used, with a number after it
-    where another file's lab has it. Remains of a crashed lab in the way are swept first. Raises AlreadyUpError.
+    where another file's lab has it. Remains of a crashed lab in the way are swept first. Descriptors that the lab names
+    go along as duplicates; ours remain. Raises AlreadyUpError, or LabError when one is not open.
     """
     while True:
         try:
@@ -88,7 +100,7 @@ def launch(lab: Lab, standby: Standby, *, name: str | None = None) -> Launched:
         run_dir.lab_file.write_bytes(msgspec.json.encode(lab))
         run = msgspec.structs.replace(run, owner=Process.of(standby.process.pid))
         run_dir.write_run(run)  # from here on the directory is the coordinator's
-        standby.lifeline.sendall(os.fsencode(run_dir.path) + b"\n")
+        standby.begin(run_dir, named_descriptors(lab))
     except BaseException:
         standby.close()
         run_dir.remove()

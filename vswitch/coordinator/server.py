@@ -24,6 +24,7 @@ from ..model.lab import Lab
 from ..nodes.driver import ExecRequest
 from ..rundir import Run, RunDir
 from . import plan, protocol
+from .descriptors import Descriptors
 from .executor import Executor, Machine
 from .protocol import Answer, Done, Event, Failed, Reply, Request
 from .state import Actual, LabState
@@ -43,7 +44,7 @@ _ClientId = bytes
 
 class Coordinator:
     """Owns one lab. `fabric` is the running fabric process, `control` our end of its channel; `lifeline` our end of
-    the pair the starting CLI holds.
+    the pair the starting CLI holds; `descriptors` are those it gave the lab.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Coordinator:
         fabric: Child,
         control: socket.socket,
         lifeline: socket.socket,
+        descriptors: Descriptors,
     ) -> None:
         self._run_dir = run_dir
         self._run: Run = run_dir.run()
@@ -64,7 +66,10 @@ class Coordinator:
         self._fabric_child = fabric
         self._fabric = FabricClient(control, self._fabric_event)
         self._actual = Actual(lab, self._run.name, self._publish)
-        self._executor = Executor(lab, run_dir, self._run.run_id, self._actual, self._fabric, namespace=namespace)
+        self._executor = Executor(
+            lab, run_dir, self._run.run_id, self._actual, self._fabric, descriptors, namespace=namespace
+        )
+        self._descriptors = descriptors
         self._context = zmq.asyncio.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._events = self._context.socket(zmq.XPUB)
@@ -138,6 +143,7 @@ class Coordinator:
                 await listening
             finally:
                 listening.cancel()
+                self._descriptors.close()
         except LabError as error:
             log.error("%s", error)
             if self._actual.state is LabState.STARTING:

@@ -118,13 +118,23 @@ class FabricClient:
                 os.close(fd)
 
     async def add_outside_port(
-        self, network: str, port: str, spec: dict[str, Any], settings: PortSettings = _PORT_DEFAULTS
+        self,
+        network: str,
+        port: str,
+        spec: dict[str, Any],
+        settings: PortSettings = _PORT_DEFAULTS,
+        fds: Sequence[int] = (),
     ) -> None:
         """Have the fabric serve a port that faces outside the lab; `spec` holds a port spec's fields and its type.
 
-        Returns once the port listens, or has begun to connect.
+        `fds` stand, in their order, for the descriptors that the fields name (ports/descriptors.py); they are handed
+        over. Returns once the port listens, or has begun to connect.
         """
-        await self._request(AddOutsidePort(network, port, spec, settings))
+        try:
+            await self._request(AddOutsidePort(network, port, spec, settings), fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     async def configure_port(self, network: str, port: str, settings: PortSettings) -> None:
         """Change a port's settings; those of one that faces outside hold for all its peers, now and later."""

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from ..model.lab import PortSettings, SwitchSettings
+from ..ports.descriptors import MAX_OF_PORT
 
 MAX_MESSAGE = 65536
 """Bytes; longer ones are a mistake. Below what a socket of default size takes at once."""
-MAX_FDS = 17
+MAX_FDS = MAX_OF_PORT
 """Descriptors beside one request."""
 ROWS_PER_REPLY = 32
 """Keeps a table's messages below `MAX_MESSAGE`, whatever the rows hold."""
@@ -54,6 +55,7 @@ class AddPort(Struct, frozen=True, tag="add-port"):
 class AddOutsidePort(Struct, frozen=True, tag="add-outside-port"):
     """Make a port that the fabric opens itself, from the fields of its type (`type` among them).
 
+    Descriptors that the fields name are sent along, in their order.
     `settings` hold for each peer it ever has, from the first frame on.
     """
 

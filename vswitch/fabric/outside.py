@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ..errors import FabricError
-from ..ports.port import load_port_types
+from ..ports.descriptors import replace_descriptors
+from ..ports.port import PortSpec, load_port_types
 
 
 class OutsidePort:
-    """Runs one spec's `serve()` in a task.
+    """Runs one spec's `serve()` in a task. `fds`, which are taken over, stand for the descriptors that the spec names.
 
     It has any number of engine ports over time, or at once: `attach(name, port_type, fds, options)` and `detach(name)`
     make and remove them; `attach` raises FabricError. `answer(None or why not)` is called once, when the port is being
@@ -24,6 +26,7 @@ class OutsidePort:
         self,
         name: str,
         spec: dict[str, Any],
+        fds: list[int],
         attach: Callable[[str, str, list[int], bytes], None],
         detach: Callable[[str], None],
         answer: Callable[[str | None], None],
@@ -32,13 +35,19 @@ class OutsidePort:
         self.name = name
         self.type = str(spec.get("type"))
         self.state = "starting"
+        self.reason = ""
         self._attach = attach
         self._detach = detach
         self._answer = answer
         self._changed = changed
         self._answered = False
+        self._told = ("", "")  # about the port itself, not its peers
+        self._last_end = ""
         self._ends: dict[str, asyncio.Future[str]] = {}
+        self._fds = fds[:]  # until serve() has them
+        fds.clear()
         self._task = asyncio.get_running_loop().create_task(self._run(spec))
+        self._task.add_done_callback(lambda _: self._close_descriptors())  # also when it never began
 
     @property
     def attached(self) -> list[str]:
@@ -65,24 +74,44 @@ class OutsidePort:
             spec_type = types.get(self.type)
             if spec_type is None:
                 raise FabricError(f"unknown port type {self.type}; known: {', '.join(sorted(types))}")
-            await msgspec.convert(fields, spec_type).serve(self._new_port, self._status)
-            reason = "ended"
+            await self._spec(fields, spec_type).serve(self._new_port, self._status)
+            state, reason = "closed", self._last_end
         except (FabricError, msgspec.ValidationError, ValueError) as error:
-            reason = str(error)
+            state, reason = "error", str(error)
         except OSError as error:
-            reason = error.strerror or str(error)
-        self.state = "error"
+            state, reason = "error", error.strerror or str(error)
+        self._close_descriptors()
         if self._answered:
-            self._changed(self.name, "error", reason)
+            self._status(state, reason)
         else:
             self._answered = True
             self._answer(reason)
 
-    def _status(self, state: str) -> None:
-        self.state = state
+    def _spec(self, fields: dict[str, Any], spec_type: type[PortSpec]) -> PortSpec:
+        """The spec, with the descriptors it names as they are called here; they are its own now. Raises FabricError."""
+        here = iter(self._fds)
+        fields = replace_descriptors(spec_type, fields, lambda number, _: next(here, -1))
+        spec = msgspec.convert(fields, spec_type)
+        if next(here, None) is not None:
+            raise FabricError("it was handed more descriptors than its settings name")
+        for problem in spec.problems():
+            raise FabricError(problem)
+        self._fds.clear()
+        return spec
+
+    def _close_descriptors(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _status(self, state: str, reason: str = "") -> None:
+        """`Status`, see ports/port.py."""
+        self.state, self.reason = state, reason
         if not self._answered:
             self._answered = True
             self._answer(None)
+        elif self._told != (state, reason):
+            self._changed(self.name, state, reason)
+        self._told = (state, reason)
 
     async def _new_port(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
         """`Attach`, see ports/port.py."""
@@ -90,9 +119,12 @@ class OutsidePort:
         self._attach(name, port_type, fds, options)
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ends[name] = end
+        if not label:
+            self._told = ("up", "")
         self._changed(name, "up", "")
         try:
-            return await end
+            self._last_end = await end
+            return self._last_end
         finally:
             if self._ends.pop(name, None) is not None:
                 self._detach(name)

@@ -353,7 +353,7 @@ class Fabric:
             self._send(FabricEvent(request.network, name, state, reason))
 
         network.declared[request.port] = request.settings
-        network.outside[request.port] = OutsidePort(request.port, request.spec, attach, detach, answer, changed)
+        network.outside[request.port] = OutsidePort(request.port, request.spec, fds, attach, detach, answer, changed)
 
     def _add_pipe(self, number: int, request: AddPipe, fds: list[int]) -> None:
         b, a = socket.socket(fileno=fds.pop()), socket.socket(fileno=fds.pop())
@@ -405,9 +405,9 @@ class Fabric:
         rows = [self._port_stats(row) for row in self._engine.stats()]
         for name, network in self._networks.items():
             rows += [
-                PortStats(network=name, port=port, type=outside.type, state=outside.state)
+                PortStats(network=name, port=port, type=outside.type, state=outside.state, reason=outside.reason)
                 for port, outside in network.outside.items()
-                if not outside.attached
+                if not outside.attached or outside.reason
             ]
         rows += [
             PortStats(network=network, port=port, type="ring", state="waiting")

@@ -21,16 +21,18 @@ def load(
     text: str | None = None,
     env: Mapping[str, str] | None = None,
     catalogue: Catalogue | None = None,
+    inherited: bool = False,
 ) -> Lab:
     """Read a lab file and settle everything it leaves open.
 
     `file` is a path or "-" for standard input; `text`, if given, is taken for its contents. Variables come from `env`
     (default: the process's environment); `catalogue` has the drivers and port types there are (default: all installed).
+    With `inherited` the descriptors it names must be open in this process, and have been so when it began.
     Raises LabFileError with every mistake there is, in file order.
     """
     from .loader import load_lab
 
-    return load_lab(file, text=text, env=os.environ if env is None else env, catalogue=catalogue)
+    return load_lab(file, text=text, env=os.environ if env is None else env, catalogue=catalogue, inherited=inherited)
 
 
 def check_name(name: str) -> None:

@@ -6,7 +6,9 @@ reports all of them. What is wrong is left out of the result, so that what depen
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -38,15 +40,19 @@ def type_info(kind: Any) -> mi.Type:
 
 
 class Converter:
-    """Converts parts of one lab file; paths in it are relative to `directory`."""
+    """Converts parts of one lab file; paths in it are relative to `directory`.
 
-    def __init__(self, problems: Problems, directory: FilePath) -> None:
+    With `inherited`, descriptors in it must have been open when this process began.
+    """
+
+    def __init__(self, problems: Problems, directory: FilePath, *, inherited: bool = False) -> None:
         self.problems = problems
         self._directory = directory
+        self._inherited = inherited
 
     def into(self, problems: Problems) -> Converter:
         """The same, but reporting to `problems`."""
-        return Converter(problems, self._directory)
+        return Converter(problems, self._directory, inherited=self._inherited)
 
     def struct(self, node: Node, kind: type[_S], path: Path) -> _S | None:
         """Convert a mapping to `kind`; None when it cannot be."""
@@ -101,6 +107,8 @@ class Converter:
         elif isinstance(info, mi.IntType | mi.FloatType):
             kinds = int if isinstance(info, mi.IntType) else int | float
             if isinstance(value, kinds) and not isinstance(value, bool) and _within(value, info):
+                if self._inherited and extra.get("descriptor"):
+                    _check_inherited(int(value))
                 return value
         elif isinstance(info, mi.LiteralType):
             if value in info.values and not isinstance(value, bool):
@@ -257,6 +265,14 @@ def _fitting(node: Node, info: mi.UnionType) -> Iterator[mi.Type]:
             fits = isinstance(node, Scalar) and not empty
         if fits:
             yield kind
+
+
+def _check_inherited(descriptor: int) -> None:
+    """Raise ValueError unless `descriptor` is from whoever started us: Python opens its own to be closed on exec."""
+    with contextlib.suppress(OSError):
+        if os.get_inheritable(descriptor):
+            return
+    raise ValueError(f"descriptor {descriptor} is not open: it is to be handed to the lab up that is run")
 
 
 def describe(info: mi.Type, extra: dict[str, Any] | None = None) -> str:

@@ -24,11 +24,12 @@ def load_lab(
     text: str | None,
     env: Environment[str, str],
     catalogue: Catalogue | None,
+    inherited: bool,
 ) -> Lab:
     """Do what `model.load` says."""
     source = read_source(file, text)
     problems = Problems(source.shown)
-    lab = _load(source, problems, env, catalogue)
+    lab = _load(source, problems, env, catalogue, inherited=inherited)
     problems.raise_if_any()
     assert lab is not None
     return msgspec.structs.replace(lab, warnings=tuple(str(warning) for warning in problems.warnings))
@@ -43,11 +44,13 @@ def find_problems(
     """
     source = read_source(file)
     problems = Problems(source.shown)
-    lab = _load(source, problems, env, catalogue)
+    lab = _load(source, problems, env, catalogue, inherited=False)
     return (None if problems.errors else lab), problems
 
 
-def _load(source: Source, problems: Problems, env: Environment[str, str], catalogue: Catalogue | None) -> Lab | None:
+def _load(
+    source: Source, problems: Problems, env: Environment[str, str], catalogue: Catalogue | None, *, inherited: bool
+) -> Lab | None:
     root = parse(source.text, problems, env)
     if root is None:
         return None
@@ -57,7 +60,7 @@ def _load(source: Source, problems: Problems, env: Environment[str, str], catalo
     root = _top_level(root, problems)
     problems.root = root
     catalogue = catalogue or installed()
-    converter = Converter(problems, source.directory)
+    converter = Converter(problems, source.directory, inherited=inherited)
     file = converter.struct(root, LabSpec, ())
     if file is None:
         return None

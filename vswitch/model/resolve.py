@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import msgspec.inspect as mi
 
+from ..ports.descriptors import MAX_OF_LAB, MAX_OF_PORT, replace_descriptors
 from ..ports.port import PortSpec
 from .addressing import Addressing, Member, Segment, as_list, read_subnets
 from .catalogue import Catalogue, ChecksLab
@@ -83,6 +84,7 @@ class _Resolver:
         # As declared, also where the value is wrong: a mistake in a node is not an unknown node in its links.
         self._declared_nodes = self._keys("nodes")
         self._declared_networks = self._keys("networks")
+        self._descriptors: dict[int, Path] = {}
 
     def lab(self) -> Lab:
         """The lab."""
@@ -412,15 +414,35 @@ class _Resolver:
         for key in node.items:
             if key not in common and key not in of_type and key != "type":
                 self._converter.unknown_key(path, key, {*common, *of_type})
+        mistakes = len(self._problems.errors)
         spec = self._converter.struct(_only(node, {*of_type, "type"}), types[tag], path)
         settings = self._converter.struct(_only(node, common), PortSettingsSpec, path)
         if not isinstance(spec, PortSpec) or settings is None:
             return None
-        for what in spec.problems():
-            self._problems.error(path, what)
+        if len(self._problems.errors) == mistakes:  # else what is missing may only be mistaken
+            for what in spec.problems():
+                self._problems.error(path, what)
         fields = {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
+        self._check_descriptors(types[tag], fields, path)
         merged = merge_port(PortSettings(), settings, node.items)
         return OutsidePort(spec=fields, settings=merged, many_peers=spec.many_peers())
+
+    def _check_descriptors(self, spec: type[PortSpec], fields: dict[str, Any], path: Path) -> None:
+        """Bound the descriptors that a port names, and have each in one place only: whoever gets it owns it."""
+        before = len(self._descriptors)
+
+        def note(number: int, where: Path) -> int:
+            first = self._descriptors.setdefault(number, (*path, *where))
+            if first != (*path, *where):
+                what = f"descriptor {number} is taken already, in {self._problems.line(first)}"
+                self._problems.error((*path, *where), what)
+            return number
+
+        replace_descriptors(spec, fields, note)
+        if len(self._descriptors) - before > MAX_OF_PORT:
+            self._problems.error(path, f"names more than {MAX_OF_PORT} descriptors, the most a port may have")
+        if before <= MAX_OF_LAB < len(self._descriptors):
+            self._problems.error(path, f"brings the lab to more than {MAX_OF_LAB} descriptors, the most it may have")
 
     def _check(self, name: str, spec: CheckSpec) -> Check:
         if spec.node not in self._declared_nodes:

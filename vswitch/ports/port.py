@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-Descriptor = Annotated[int, Meta(ge=0, extra={"descriptor": True})]
+Descriptor = Annotated[
+    int, Meta(ge=3, lt=1 << 20, extra={"descriptor": True, "what": "the number of an open descriptor, 3 or more"})
+]
 """An open one: in the lab file its number in the `lab up` that is run; in `serve()` its number there, to be owned."""
 
 
@@ -30,6 +31,13 @@ class Attach(Protocol):
         """
 
 
+class Status(Protocol):
+    """Tells what a port does while nothing is attached to it: see `PortSpec.serve`."""
+
+    def __call__(self, state: str, reason: str = "") -> None:
+        """Note the new state ("listening", "connecting") and, if it is not as it should be, why."""
+
+
 class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """Settings of a port that faces outside the lab, as written under `networks.NAME.ports`. Subclasses set `tag=`.
 
@@ -39,19 +47,19 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the values taken together, [] when nothing is."""
+        """Return what is wrong with the values taken together, [] when nothing is. Asked before `serve()`, too."""
         return []
 
     def many_peers(self) -> bool:
         """Whether several peers may be attached at once, each as a port of its own."""
         return False
 
-    async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
+    async def serve(self, attach: Attach, status: Status) -> None:
         """Open what the settings say, `attach` it, and go on for as long as the port is wanted; then cancelled.
 
-        Runs in the fabric process, in the host's network namespace. `status(word)` tells what it does while nothing is
-        attached ("listening", "connecting"); the first call says that opening worked. Raises OSError or FabricError
-        when it did not.
+        Runs in the fabric process, in the host's network namespace. `status` tells what it does while nothing is
+        attached; the first call says that opening worked. Raises OSError or FabricError when it did not. To return says
+        that the port is closed for good, for the reason its peer left.
         """
         raise NotImplementedError(type(self).__name__)
 

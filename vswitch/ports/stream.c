@@ -6,8 +6,6 @@
  * length of 0 must not be passed on above all: QEMU 7.2 never receives again after one.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -22,14 +20,6 @@
 #define READ_SIZE   (128U << 10)        /* bytes taken by one read */
 #define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
 #define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
-
-/* A TCP peer that has vanished without a word is noticed after KEEP_IDLE + KEEP_COUNT * KEEP_INTERVAL seconds when
- * idle, and after UNACKED_MS when it owes us an acknowledgement.
- */
-#define KEEP_IDLE     10
-#define KEEP_INTERVAL 5
-#define KEEP_COUNT    3
-#define UNACKED_MS    30000
 
 /* Receiving: `part` holds the beginning of a frame whose end has not come yet, prefix included. Until the prefix is
  * complete, part_want is 0. Between bursts this is all the memory a port uses for receiving.
@@ -49,42 +39,18 @@ struct found {
 	struct frame frames[FRAME_BATCH];
 };
 
-static int set_option(int fd, int level, int option, int value)
-{
-	return setsockopt(fd, level, option, &value, sizeof(value)) ? -errno : 0;
-}
-
-static int set_tcp_options(int fd)
-{
-	int ret = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-
-	ret = ret ? ret : set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE);
-	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL);
-	ret = ret ? ret : set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
-	return ret ? ret : set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_MS);
-}
-
 static int stream_open(struct port *port)
 {
 	int fd = port->fds[0];
-	int type, domain;
+	int type;
 	socklen_t size = sizeof(int);
 	struct sockaddr_storage peer;
 	socklen_t peer_size = sizeof(peer);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) ||
-	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) ||
-	    getpeername(fd, (struct sockaddr *)&peer, &peer_size))
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) || getpeername(fd, (struct sockaddr *)&peer, &peer_size))
 		return -errno;
 	if (type != SOCK_STREAM)
 		return -EPROTOTYPE;
-	if (domain == AF_INET || domain == AF_INET6) {
-		int ret = set_tcp_options(fd);
-
-		if (ret)
-			return ret;
-	}
 	port->private = calloc(1, sizeof(struct stream));
 	return port->private ? 0 : -ENOMEM;
 }

@@ -340,21 +340,6 @@ def test_port_wants_descriptors_of_its_type(lan: Lan) -> None:
         lan.engine.add_port(99, "stream", [os.open("/dev/null", os.O_RDWR)])
 
 
-def test_half_open_tcp_peers_are_noticed(lan: Lan) -> None:
-    """A TCP port asks for keepalives, a limit on unacknowledged data, and no delay."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = socket.create_connection(server.getsockname())
-        accepted, _ = server.accept()
-    with client, accepted:
-        lan.engine.add_port(lan.switch, "stream", [os.dup(accepted.fileno())])
-        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30000
-        peer, _ = lan.peer()
-        client.sendall(framed(frame(BROADCAST, mac(1))))
-        assert peer.receive() == frame(BROADCAST, mac(1))
-
-
 def test_closed_engine_refuses_and_disconnects() -> None:
     """Closing hangs up on every peer; the object stays safe to use."""
     lan = Lan()

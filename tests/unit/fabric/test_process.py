@@ -8,75 +8,19 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from vswitch.errors import FabricError
-from vswitch.fabric.client import FabricClient, FabricEvent, PortStats
+from vswitch.fabric.client import FabricEvent, PortStats
 from vswitch.model.lab import PortSettings, SwitchSettings
 
 from .peers import BROADCAST, TIMEOUT, Peer, frame, mac
+from .running import Fabric, run, within
 
-_T = TypeVar("_T")
 DEFAULTS = PortSettings()
 FILTERING = SwitchSettings(vlan_filtering=True)
-
-
-class Fabric:
-    """A running fabric process, its client, and the events it sent."""
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-            )
-        self.events: asyncio.Queue[FabricEvent] = asyncio.Queue()
-        self.client = FabricClient(ours, self.events.put_nowait)
-
-    async def peer(self, network: str, port: str, settings: PortSettings = DEFAULTS) -> Peer:
-        """Add a stream port and return its far end."""
-        peer, fd = Peer.pair()
-        try:
-            await self.client.add_port(network, port, "stream", [fd], settings)
-        except FabricError:
-            peer.close()
-            raise
-        return peer
-
-
-@asynccontextmanager
-async def running_fabric() -> AsyncIterator[Fabric]:
-    """A fabric with a switch `lan`; it must have ended, with status 0, soon after its client has closed."""
-    fabric = Fabric()
-    try:
-        await fabric.client.open()
-        await fabric.client.add_network("lan", "switch")
-        yield fabric
-    finally:
-        await fabric.client.close()
-        status = await asyncio.to_thread(fabric.process.wait, TIMEOUT)
-    assert status == 0
-
-
-def run(test: Callable[[Fabric], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's body with a fabric."""
-
-    async def main() -> None:
-        async with asyncio.timeout(30), running_fabric() as fabric:
-            await test(fabric)
-
-    asyncio.run(main())
-
-
-def within(work: Awaitable[_T]) -> Awaitable[_T]:
-    """`work`, with a limit on its time."""
-    return asyncio.wait_for(work, TIMEOUT)
 
 
 def test_frames_move_between_ports_that_were_handed_over() -> None:
@@ -311,6 +255,7 @@ def test_outside_stream_port_reconnects() -> None:
                 assert peer.receive() == frame(BROADCAST, mac(1), payload)
                 peer.close()
                 assert (await within(fabric.events.get())).state == "closed"
+                assert (await within(fabric.events.get())).state == "connecting"
             inside.close()
 
     run(body)

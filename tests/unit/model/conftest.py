@@ -37,10 +37,11 @@ class HostSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def make_catalogue() -> Catalogue:
-    """Drivers `machine` and `host`, and the real port types."""
+    """Drivers `machine` and `host`, and a few real port types."""
+    ports = {name: spec for name, spec in load_port_types().items() if name in ("mcast", "ring", "stream")}
     return Catalogue(
         {"machine": MachineSpec, "host": HostSpec},
-        load_port_types(),
+        ports,
         ring_drivers=frozenset({"machine"}),
         interface_keys={"machine": frozenset({"transport", "model", "addr", "queues", "vectors"})},
         transports={"machine": ("auto", "stream", "tap")},
