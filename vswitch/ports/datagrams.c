@@ -5,16 +5,22 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "../fabric/offload.h"
+
 int vsw_datagrams_send(struct port *port, int fd, const struct frame *frames, unsigned n)
 {
 	struct mmsghdr messages[FRAME_BATCH];
-	struct iovec pieces[FRAME_BATCH][2];
-	unsigned i = 0;
+	struct iovec pieces[FRAME_BATCH][3];
+	struct offload_header headers[FRAME_BATCH];
+	unsigned skipped = port->offloads ? 0 : 1, i = 0;
 
 	for (unsigned j = 0; j < n; j++) {
+		pieces[j][0] = (struct iovec){ &headers[j], sizeof(headers[j]) };
+		if (port->offloads)
+			vsw_offload_write(&frames[j], &headers[j]);
 		messages[j].msg_hdr = (struct msghdr){
-			.msg_iov = pieces[j],
-			.msg_iovlen = frame_pieces(&frames[j], 0, pieces[j]),
+			.msg_iov = pieces[j] + skipped,
+			.msg_iovlen = 1 - skipped + frame_pieces(&frames[j], 0, pieces[j] + 1),
 		};
 	}
 	while (i < n) {
