@@ -1,7 +1,7 @@
 """A QEMU without a machine, whose hub joins netdevs: a peer that speaks any of QEMU's transports, without a guest.
 
-`QemuConverter("l2tpv3,...", "dgram,...")` joins any number of netdevs; `qemu_peer("l2tpv3,...")` joins one with the test: what the
-test sends leaves by that netdev, and what that netdev gets arrives at the test.
+`QemuConverter("l2tpv3,...", "dgram,...")` joins netdevs. `qemu_peer("l2tpv3,...")` joins one with the test:
+what the test sends leaves by that netdev, and what that netdev gets arrives at the test.
 """
 
 from __future__ import annotations
