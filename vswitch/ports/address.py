@@ -40,6 +40,11 @@ def unix_path(text: str) -> str | None:
     return None
 
 
+def unix_address(path: str) -> str:
+    """Return a unix socket's address as it is written: the reverse of unix_path()."""
+    return _ABSTRACT + path[1:] if path.startswith("\0") else _UNIX + path
+
+
 def check_address(text: str) -> None:
     """Raise ValueError, saying what is expected, if `text` is neither a unix socket's address nor a host and port."""
     if unix_path(text) is None:
