@@ -109,6 +109,7 @@ def test_two_machines_on_a_socket_pair_ping_by_name_after_start(tmp_path: Path) 
             await vm2.driver.join_socket(vm2.driver.node.interfaces[0], pair[1])
             end = await vm1.driver.open_port(vm1.driver.node.interfaces[1])
             assert end.port_type == "stream"
+            await vm1.driver.set_carrier(vm1.driver.node.interfaces[1], False)
             await asyncio.gather(vm1.driver.start(), vm2.driver.start())
             assert vm1.driver.facts()["accel"] in ("tcg", "kvm")
 
@@ -121,6 +122,13 @@ def test_two_machines_on_a_socket_pair_ping_by_name_after_start(tmp_path: Path) 
             code, out, _ = await vm1.run("cat /sys/class/net/eth1/address /sys/class/net/eth0/address")
             assert out == b"52:54:00:00:00:01\n52:54:00:00:00:02\n"
             assert (await vm1.run("ping -c1 -W1 10.0.0.77"))[0] != 0
+
+            # What was told before the guest was there holds, and what is told later does as well.
+            for up in (None, True, False, True):
+                if up is not None:
+                    await vm1.driver.set_carrier(vm1.driver.node.interfaces[1], up)
+                _, out, _ = await vm1.run("cat /sys/class/net/eth0/carrier /sys/class/net/eth1/carrier")
+                assert out == (b"1\n1\n" if up else b"0\n1\n")
 
             # A frame the guest sends out of its port has QEMU's length before it.
             await vm1.run("arping -c1 -w1 -I eth0 10.9.0.2 || true")

@@ -12,15 +12,17 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import LabError, MachineError, NodeError
-from ..fabric.client import FabricClient
+from ..fabric.client import FabricClient, FabricEvent
 from ..model.lab import Endpoint, Interface, Lab, Link, Node, PortSettings, SwitchSettings
 from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
 from ..rundir import RunDir
 from . import plan
+from .carrier import Carriers, Change
 from .console import ConsoleLog
 from .descriptors import Descriptors
 from .plan import Action
 from .state import Actual
+from .supervise import spawn_task
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Machine:
         self.driver = driver
         self.console = console
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.carrier_lock = asyncio.Lock()
 
 
 class Executor:
@@ -68,6 +71,7 @@ class Executor:
         self._hosts_file = run_dir.path / "hosts"
         self._hosts_file.write_text(self._hosts)
         self._buses: dict[str, Bus] = {}
+        self._carriers = Carriers()
         self._bridged: dict[str, asyncio.Task[None]] = {}
         self._numbers = itertools.count(1)
         self._handlers: dict[type[Action], Callable[[Any], Awaitable[None]]] = {
@@ -183,7 +187,9 @@ class Executor:
     async def _add_link(self, action: plan.AddLink) -> None:
         link = action.link
         a = self.machines[link.a.target].driver
-        if self._joined_directly(link):
+        direct = self._joined_directly(link)
+        self._follow(self._carriers.link_added(link, direct=direct or link.pipe))
+        if direct:
             pair = socket.socketpair()
             b = self.machines[link.b.target].driver
             await a.join_socket(self._interface(link.a), pair[0])
@@ -212,6 +218,7 @@ class Executor:
 
     async def _remove_link(self, action: plan.RemoveLink) -> None:
         link = action.link
+        self._carriers.link_removed(link)
         if link.pipe:
             with contextlib.suppress(LabError):
                 await self._fabric.remove_pipe(link.name)
@@ -223,6 +230,31 @@ class Executor:
             with contextlib.suppress(LabError):
                 await self._fabric.remove_port(link.b.target, str(link.a))
         self._actual.happened("link", link.name, "removed")
+
+    # --- carriers ---------------------------------------------------------------------------------------------------
+
+    def port_changed(self, event: FabricEvent) -> None:
+        """Have the carriers of interfaces follow a port of the fabric."""
+        self._follow(self._carriers.port_changed(event.network, event.port, event.state, event.reason))
+
+    def _follow(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            why = f": {change.why}" if change.why else ""
+            self._actual.happened("link", change.link, f"carrier {'on' if change.up else 'off'}", f"{change.end}{why}")
+            spawn_task(self._set_carrier(change.end), name=f"carrier of {change.end}")
+
+    async def _set_carrier(self, end: Endpoint) -> None:
+        """Tell a node what its interface is to have by now: of several changes only the last counts."""
+        machine = self.machines.get(end.target)
+        if machine is None:
+            return
+        async with machine.carrier_lock:
+            if machine.exited.done():
+                return
+            try:
+                await machine.driver.set_carrier(self._interface(end), self._carriers.has_carrier(end))
+            except LabError as error:
+                log.warning("carrier of %s: %s", end, error)
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
@@ -246,6 +278,7 @@ class Executor:
             raise NodeError(f"node {node.name}: " + "; ".join(missing))
         driver = driver_type(node, context)
         self.machines[node.name] = Machine(driver, console)
+        self._carriers.node_made(node.name)
         self._actual.node_created(node)
         try:
             await driver.prepare()
@@ -258,6 +291,7 @@ class Executor:
             return
         machine.exited.set_result(reason)
         self._actual.node_changed(name, NodeState.EXITED, reason)
+        self._follow(self._carriers.node_gone(name, reason))
 
     async def _start_node(self, action: plan.StartNode) -> None:
         node = action.node

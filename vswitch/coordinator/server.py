@@ -175,6 +175,8 @@ class Coordinator:
 
     def _fabric_event(self, event: FabricEvent) -> None:
         self._actual.happened("port", f"{event.network}/{event.port}", event.state, event.reason)
+        if self._actual.state is not LabState.STOPPING:
+            self._executor.port_changed(event)
 
     def _lifeline_readable(self) -> None:
         """The CLI that started us closed its end, or died: unless it had detached, the lab goes down."""

@@ -5,6 +5,7 @@ all and each registers itself. The coordinator calls, in this order:
 
     prepare()                       make what interfaces need (a namespace); cheap, no guest yet
     open_port() / join_bus() / join_socket()     once per interface, through whichever the link asks for
+    set_carrier()                   whenever an interface's peer comes or goes
     start()                         launch, configure, return when the node answers ("ready")
     exec(), console(), ...          any number of times
     stop()                          always, whatever happened before; idempotent; leaves nothing behind
@@ -179,6 +180,12 @@ class Driver(ABC):
     async def join_bus(self, interface: Interface, bus: Bus) -> None:
         """Put `interface` on the multicast bus by itself."""
         raise NodeError(f"a {self.name} node cannot sit on a multicast bus by itself")
+
+    async def set_carrier(self, interface: Interface, up: bool) -> None:  # noqa: B027 - not every NIC has a notion
+        """Give the node's end of a linked `interface` a carrier, which it has at first, or take it away.
+
+        May be called at any time between `open_port` (or what came instead) and the node's end. Raises NodeError.
+        """
 
     @abstractmethod
     async def start(self) -> None:

@@ -114,6 +114,11 @@ class NetnsDriver(Driver):
             what = f"{interface.name} (mtu {interface.mtu}, {', '.join(interface.addresses) or 'no address'})"
             raise NodeError(f"node {self.node.name}: interface {what}: {error}") from None
 
+    async def set_carrier(self, interface: Interface, up: bool) -> None:
+        """Have the host's stack see it."""
+        if self._namespace >= 0:
+            await _in_netlink_thread(lambda: _set_carrier(self._namespace, interface.name, up))
+
     async def start(self) -> None:
         """Nothing is left to do: the agent answered in `prepare`, the interfaces came with their links."""
 
@@ -195,6 +200,21 @@ def _configure(route: IPRoute, interface: Interface) -> None:
         elif address.network.prefixlen < 31:
             extra["broadcast"] = str(address.network.broadcast_address)
         route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **extra)
+
+
+def _set_carrier(namespace: int, name: str, up: bool) -> None:
+    """A TAP device has a carrier to set; one end of a veth pair has one while the other, which is here, is up."""
+    from pyroute2 import IPRoute
+
+    with visiting(namespace), IPRoute() as route:
+        index = route.link_lookup(ifname=name)[0]
+        kind = route.get_links(index)[0].get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+        if kind != "veth":
+            route.link("set", index=index, attrs=[("IFLA_CARRIER", int(up))])  # `carrier=` is quietly left out
+            return
+        outside = route.get_links(index)[0].get_attr("IFLA_LINK")
+    with IPRoute() as route:
+        route.link("set", index=outside, state="up" if up else "down")
 
 
 def _wait_up(route: IPRoute, name: str) -> None:

@@ -104,6 +104,10 @@ class QemuDriver(Driver):
         self._binary = self._spec.qemu or default_binary()
         self._plugs: dict[str, Plug] = {}
         self._loose: set[str] = set()
+        self._dark: set[str] = set()
+        """Interfaces that are to have no carrier."""
+        self._plugged = False
+        """Whether the others have been given theirs."""
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -153,6 +157,12 @@ class QemuDriver(Driver):
     async def join_bus(self, interface: Interface, bus: Bus) -> None:
         """Have QEMU join the bus itself."""
         self._plugs[interface.name] = plug_bus(bus)
+
+    async def set_carrier(self, interface: Interface, up: bool) -> None:
+        """Tell QEMU, and so the guest's driver, or remember it until the cables are plugged in."""
+        (self._dark.discard if up else self._dark.add)(interface.name)
+        if self._plugged:
+            await self._set_link(interface, up)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -250,9 +260,9 @@ class QemuDriver(Driver):
         return pairs["monitor"][0]
 
     @property
-    def _cabled(self) -> list[str]:
-        """Names of the interfaces that are linked to something."""
-        return [interface.name for interface in self.node.interfaces if interface.name not in self._loose]
+    def _cabled(self) -> list[Interface]:
+        """The interfaces that are linked to something."""
+        return [interface for interface in self.node.interfaces if interface.name not in self._loose]
 
     def _attachment(self, interface: Interface) -> Attachment:
         if interface.name not in self._plugs:
@@ -276,14 +286,17 @@ class QemuDriver(Driver):
         except QMPError as error:
             raise NodeError(f"QEMU's monitor does not answer: {error}") from error
         self._qmp = client
-        if self._agent is not None:
-            await self._set_cables(plugged=False)  # until the guest is configured, see configuration_script()
+        # With an agent the cables stay out until the guest is configured, see configuration_script().
+        self._plugged = self._agent is None
+        if self._dark or not self._plugged:
+            await self._set_cables()
 
     async def _configure(self, agent: AgentChannel) -> None:
         hello = await agent.wait_hello()
         for warning in hello.warnings:
             self.context.console_output(f"[vswitch: {warning}]\n".encode())
-        script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces, self._cabled)
+        lit = [interface.name for interface in self._cabled if interface.name not in self._dark]
+        script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces, lit)
         session = await agent.exec(ExecRequest(argv=("sh", "-s")))
         said = {"stdout": b"", "stderr": b""}
         feeding = asyncio.ensure_future(_feed(session, script.encode()))
@@ -297,17 +310,26 @@ class QemuDriver(Driver):
                 unplugged = CONFIGURED not in said["stdout"]
                 said[event.stream] = (said[event.stream] + event.data)[-_MAX_SAID:]
                 if unplugged and CONFIGURED in said["stdout"]:
-                    await self._set_cables(plugged=True)
+                    self._plugged = True
+                    await self._set_cables()
         finally:
             feeding.cancel()
             await session.close()
 
-    async def _set_cables(self, *, plugged: bool) -> None:
-        """Give the NICs with something at their other end a carrier, or take it from them."""
+    async def _set_cables(self) -> None:
+        """Give the cards what they are to have now; to start with they have a carrier."""
+        for interface in self._cabled:
+            await self._set_link(interface, self._plugged and interface.name not in self._dark)
+
+    async def _set_link(self, interface: Interface, up: bool) -> None:
+        from qemu.qmp import QMPError
+
         assert self._qmp is not None
-        for number, interface in enumerate(self.node.interfaces):
-            if interface.name in self._cabled:
-                await self._qmp.execute("set_link", {"name": f"nic{number}", "up": plugged})
+        number = self.node.interfaces.index(interface)
+        try:
+            await self._qmp.execute("set_link", {"name": f"nic{number}", "up": up})
+        except (QMPError, EOFError, OSError) as error:
+            raise NodeError(f"QEMU did not set the link of {interface.name}: {error}") from error
 
     async def _or_death(self, work: Awaitable[Any]) -> None:
         """Wait for `work`, but not past QEMU's end. Raises NodeError saying how QEMU ended."""
