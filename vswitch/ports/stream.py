@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import socket
 import stat
@@ -136,17 +137,20 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
         longest = _LONGEST_DELAY if self.reconnect is None else self.reconnect
         first = min(_FIRST_DELAY, longest)
         delay = first
-        status("connecting")
+        if longest:
+            status("connecting")
         while True:
             try:
                 sock = await _connect(address)
             except OSError as error:
-                reason = f"connecting to {address}: {error.strerror or 'no answer'}"
+                reason = f"connecting to {address}: {_why(error)}"
                 if not longest:
                     raise FabricError(reason) from None
                 status("connecting", reason)
                 delay = min(delay * 2, longest)
             else:
+                if not longest:
+                    status("connected")
                 begun = asyncio.get_running_loop().time()
                 with contextlib.suppress(OSError):
                     self._tune(sock)
@@ -262,6 +266,13 @@ def _remove_stale(path: Path) -> None:
     except BlockingIOError:  # its backlog is full: somebody does listen
         pass
     raise FileExistsError(17, f"somebody else listens on {path}")
+
+
+def _why(error: OSError) -> str:
+    """What went wrong with connecting; asyncio's own text has the address once more, and not the reason."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or "no answer"
 
 
 async def _connect(address: str) -> socket.socket:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import struct
+from collections.abc import Iterable
 
 BROADCAST = bytes.fromhex("ffffffffffff")
 TIMEOUT = 10.0
+SIZES = (14, 42, 60, 64, 1514, 1518, 4096, 9014, 16000, 65535, 69632)
+"""Of frames, in bytes: what every port type is tried with as far as it carries them."""
 
 
 def mac(number: int) -> bytes:
@@ -63,3 +67,24 @@ class Peer:
     def close(self) -> None:
         """Hang up."""
         self.sock.close()
+
+
+def join(inside: Peer, beyond: Peer) -> None:
+    """Wait until what `beyond` sends arrives at `inside`: a program between them may take no frames at first."""
+    while inside.silent():
+        beyond.send(frame(BROADCAST, mac(1), b"hello"))
+        select.select([inside.sock], [], [], 0.05)
+    beyond.send(frame(BROADCAST, mac(1), b"begin"))
+    while b"begin" not in inside.receive():
+        pass
+
+
+def exchange(inside: Peer, beyond: Peer, sizes: Iterable[int] = SIZES) -> None:
+    """Send a frame of each size either way; each must arrive as it was sent, and no other."""
+    for number, size in enumerate(sizes):
+        for sender, receiver, to, source in ((beyond, inside, 2, 1), (inside, beyond, 1, 2)):
+            sent = frame(mac(to), mac(source), random.Random(number).randbytes(size - 14), size=size)
+            sender.send(sent)
+            assert receiver.receive() == sent, f"{size} bytes"
+    assert inside.silent()
+    assert beyond.silent()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import select
-import shutil
+import asyncio
+import os
+import secrets
 import socket
-import subprocess
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tests.qemu_converter import needs_qemu, qemu_peer
+from vswitch.errors import FabricError
+from vswitch.fabric.client import FabricEvent
 from vswitch.ports.address import split_host_port
 from vswitch.ports.port import load_port_types
 from vswitch.ports.stream import StreamSpec
 
-from ..fabric.lan import Lan
-from ..fabric.peers import BROADCAST, Peer, frame, mac
+from ..fabric.peers import BROADCAST, Peer, exchange, frame, join, mac
+from ..fabric.running import Fabric, run, within
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,16 @@ def test_address_that_is_none_is_refused(text: str) -> None:
         (StreamSpec(connect="unix:/run/x.sock"), None),
         (StreamSpec(), "exactly one of"),
         (StreamSpec(listen="a:1", connect="b:1"), "exactly one of"),
+        (StreamSpec(listen="a:1", fd=5), "exactly one of"),
+        (StreamSpec(fd=5), None),
+        (StreamSpec(fd=5, clients="many"), None),
+        (StreamSpec(connect="a:1", clients="one"), "clients is for"),
+        (StreamSpec(listen="a:1", reconnect=1.0), "reconnect is for"),
+        (StreamSpec(connect="a:1", reconnect=3601.0), "at most 1h"),
+        (StreamSpec(listen="a:1", keepalive=3601.0), "at most 1h"),
+        (StreamSpec(listen="unix:@name"), None),
+        (StreamSpec(listen="unix:@"), "unix:@ and a name"),
+        (StreamSpec(listen="unix:@" + "x" * 108), "107 bytes"),
         (StreamSpec(listen="unix:relative"), "absolute path"),
         (StreamSpec(listen="unix:/" + "x" * 107), "107 bytes"),
         (StreamSpec(connect="nowhere"), "is not an address"),
@@ -56,35 +71,170 @@ def test_port_types_are_found_by_import() -> None:
     assert load_port_types()["stream"] is StreamSpec
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU (package qemu-system-x86)")
-def test_stream_port_talks_to_qemu(lan: Lan) -> None:
-    """Frames of every size pass through QEMU's hub and our switch, both ways, unchanged."""
-    (ours, qemu_a), (outer, qemu_b) = socket.socketpair(), socket.socketpair()
-    command = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
-    for number, sock in enumerate((qemu_a, qemu_b)):
-        command += ["-netdev", f"stream,id=s{number},server=off,addr.type=fd,addr.str={sock.fileno()}"]
-        command += ["-netdev", f"hubport,id=h{number},hubid=0,netdev=s{number}"]
-    fds = [qemu_a.fileno(), qemu_b.fileno()]
-    with subprocess.Popen(command, pass_fds=fds, stderr=subprocess.DEVNULL) as qemu:
-        try:
-            qemu_a.close()
-            qemu_b.close()
-            beyond, (inside, _) = Peer(outer), lan.peer()
-            port = lan.engine.add_port(lan.switch, "stream", [ours.detach()])
-            # QEMU connects its netdevs one after the other and drops what arrives between: say hello until it is heard.
-            while inside.silent():
-                beyond.send(frame(BROADCAST, mac(1), b"hello"))
-                select.select([inside.sock], [], [], 0.05)
-            beyond.send(frame(BROADCAST, mac(1), b"begin"))
-            while b"begin" not in inside.receive():
-                pass
-            for size in (18, 60, 1514, 9014, 65549, 69632):
-                beyond.send(frame(BROADCAST, mac(1), size=size))
-                assert inside.receive() == frame(BROADCAST, mac(1), size=size)
-                inside.send(frame(mac(1), mac(2), size=size))
-                assert beyond.receive() == frame(mac(1), mac(2), size=size)
-        finally:
-            qemu.kill()
-        qemu.wait()
-    assert lan.next_event()[:2] == (port, "closed")
-    beyond.close()
+def free_port(host: str) -> int:
+    """A TCP port nobody has now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        return int(server.getsockname()[1])
+
+
+class Place(NamedTuple):
+    """One address: as our port spec has it, and as QEMU's stream and, where it can, socket netdevs do."""
+
+    ours: str
+    stream: str
+    socket: str | None = None
+
+    @classmethod
+    def new(cls, kind: str, directory: Path) -> Place:
+        """A free one."""
+        if kind in ("127.0.0.1", "::1"):
+            port = free_port(kind)
+            ours = f"[{kind}]:{port}" if ":" in kind else f"{kind}:{port}"
+            return cls(ours, f"addr.type=inet,addr.host={kind},addr.port={port}", ours if "." in kind else None)
+        if kind == "abstract":
+            name = f"vst-{secrets.token_hex(8)}"
+            return cls(f"unix:@{name}", f"addr.type=unix,addr.path={name},addr.abstract=on")
+        return cls(f"unix:{directory}/s", f"addr.type=unix,addr.path={directory}/s")
+
+
+KINDS = ("127.0.0.1", "::1", "unix", "abstract")
+
+
+def netdevs(role: str) -> list[tuple[str, str]]:
+    """Every kind of address, with each of QEMU's netdevs that can have it."""
+    return [(kind, "stream") for kind in KINDS] + [("127.0.0.1", role)]
+
+
+@needs_qemu
+@pytest.mark.parametrize(("kind", "netdev"), netdevs("socket"))
+def test_qemu_connects_to_a_listening_port(kind: str, netdev: str, runtime_dir: Path) -> None:
+    """Frames of every size pass both ways, unchanged; a second machine is served beside the first."""
+
+    async def body(fabric: Fabric) -> None:
+        place = Place.new(kind, runtime_dir)
+        await fabric.client.add_outside_port("lan", "p", {"type": "stream", "listen": place.ours})
+        inside = await fabric.peer("lan", "a")
+        option = f"socket,connect={place.socket}" if netdev == "socket" else f"stream,server=off,{place.stream}"
+        for number in (1, 2):
+            with qemu_peer(option) as beyond:
+                assert (await within(fabric.events.get())).port == f"p#{number}"
+                join(inside, beyond)
+                exchange(inside, beyond)
+            assert (await within(fabric.events.get())).state == "closed"
+        inside.close()
+
+    run(body)
+
+
+@needs_qemu
+@pytest.mark.parametrize(("kind", "netdev"), netdevs("socket"))
+def test_port_connects_to_a_listening_qemu(kind: str, netdev: str, runtime_dir: Path) -> None:
+    """The port is there first, tries until it is answered, says why it is not, and comes back to the next machine."""
+
+    async def body(fabric: Fabric) -> None:
+        place = Place.new(kind, runtime_dir)
+        await fabric.client.add_outside_port("lan", "p", {"type": "stream", "connect": place.ours, "reconnect": 0.2})
+        inside = await fabric.peer("lan", "a")
+        option = f"socket,listen={place.socket}" if netdev == "socket" else f"stream,server=on,{place.stream}"
+        for _ in range(2):
+            event = await until(fabric, "connecting", with_reason=True)
+            assert event.reason.startswith(f"connecting to {place.ours}: ")
+            rows = {row.port: row for row in await fabric.client.stats()}
+            assert (rows["p"].state, rows["p"].reason) == ("connecting", event.reason)
+            with qemu_peer(option) as beyond:
+                await until(fabric, "up")
+                join(inside, beyond)
+                exchange(inside, beyond)
+        inside.close()
+
+    run(body)
+
+
+async def until(fabric: Fabric, state: str, *, with_reason: bool = False) -> FabricEvent:
+    """The next event that says `state`."""
+    while True:
+        event = await within(fabric.events.get())
+        if event.state == state and (event.reason or not with_reason):
+            return event
+
+
+@needs_qemu
+@pytest.mark.parametrize("netdev", ["socket,fd={}", "stream,server=off,addr.type=fd,addr.str={}"])
+def test_port_and_qemu_take_the_ends_of_a_socket_pair(netdev: str) -> None:
+    """Either side is given its end as a descriptor."""
+
+    async def body(fabric: Fabric) -> None:
+        inside = await fabric.peer("lan", "a")
+        ours, theirs = socket.socketpair()
+        with theirs, qemu_peer(netdev.format(theirs.fileno()), fds=[theirs.fileno()]) as beyond:
+            theirs.close()
+            await fabric.client.add_outside_port("lan", "p", {"type": "stream", "fd": 5}, fds=[ours.detach()])
+            join(inside, beyond)
+            exchange(inside, beyond)
+        inside.close()
+
+    run(body)
+
+
+def test_port_for_one_client_serves_one_after_the_other() -> None:
+    """It is the port itself; the next client is taken once the first is gone, and waits until then."""
+
+    async def body(fabric: Fabric) -> None:
+        inside = await fabric.peer("lan", "a")
+        port = free_port("127.0.0.1")
+        spec = {"type": "stream", "listen": f"127.0.0.1:{port}", "clients": "one"}
+        await fabric.client.add_outside_port("lan", "p", spec)
+        first, second = (Peer(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
+        assert await within(fabric.events.get()) == FabricEvent("lan", "p", "up", "")
+        second.send(frame(BROADCAST, mac(2), b"second"))
+        exchange(inside, first, (60, 1514))
+        first.close()
+        assert [(await within(fabric.events.get())).state for _ in range(3)] == ["closed", "listening", "up"]
+        assert inside.receive() == frame(BROADCAST, mac(2), b"second")
+        assert [row.port for row in await fabric.client.stats()] == ["a", "p"]
+        second.close()
+        assert [(await within(fabric.events.get())).state for _ in range(2)] == ["closed", "listening"]
+        inside.close()
+
+    run(body)
+
+
+def test_port_that_is_not_to_reconnect_ends_with_its_connection() -> None:
+    """Not being able to connect at all is an error of the request."""
+
+    async def body(fabric: Fabric) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            spec = {"type": "stream", "connect": address, "reconnect": 0.0}
+            await fabric.client.add_outside_port("lan", "p", spec)
+            accepted, _ = await asyncio.to_thread(server.accept)
+        assert (await within(fabric.events.get())).state == "up"
+        accepted.close()
+        for _ in range(2):  # the peer's port, then the port that had it
+            event = await within(fabric.events.get())
+            assert (event.state, event.reason) == ("closed", "the peer closed the connection")
+        with pytest.raises(FabricError, match=f"network lan, port q: connecting to {address}: Connection refused"):
+            await fabric.client.add_outside_port("lan", "q", spec)
+
+    run(body)
+
+
+@pytest.mark.parametrize(("keepalive", "expected"), [(None, (1, 10, 5, 30000)), (2.0, (1, 2, 1, 6000)), (0.0, (0,))])
+def test_half_open_tcp_peers_are_noticed(keepalive: float | None, expected: tuple[int, ...]) -> None:
+    """A TCP port asks for keepalives, a limit on unacknowledged data, and no delay."""
+
+    async def body(fabric: Fabric) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            client = socket.create_connection(server.getsockname())
+            accepted, _ = server.accept()
+        with client, accepted:
+            spec = {"type": "stream", "fd": 5} | ({} if keepalive is None else {"keepalive": keepalive})
+            await fabric.client.add_outside_port("lan", "p", spec, fds=[os.dup(accepted.fileno())])
+            asked = [accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+            tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+            asked += [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in tcp]
+            assert tuple(asked[: len(expected)]) == expected
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+    run(body)
