@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import port_load
 import stream
 from report import Row, machine, write
 from stream import Pair, running
@@ -274,7 +275,7 @@ class Bench:
         self.shared = shared
         self.timing = timing
         self.load = Load(scratch, timing)
-        self.packets = stream.compile_load(scratch)
+        self.packets = port_load.compile_load(scratch)
 
     @contextlib.contextmanager
     def fabric(self) -> Iterator[Fabric]:
@@ -313,7 +314,7 @@ class Bench:
 
     def through(self, start: Start, transport: str, size: int) -> float:
         """Through a system that is spoken to over sockets."""
-        timing = stream.Timing(self.timing.warm_up, self.timing.measure, self.timing.runs)
+        timing = port_load.Timing(self.timing.warm_up, self.timing.measure, self.timing.runs)
         with start() as ends:
             return stream.measure(self.packets, stream.Case(size, batched=True), timing, ends, transport) / 1e6
 
@@ -329,7 +330,7 @@ class Bench:
         skipped: dict[str, str] = {}
         sockets: dict[str, tuple[str, Start, str]] = {
             "vde_switch": ("vde_switch", stream.vde_switch, "dgram"),
-            "qemu-hub": ("qemu-system-x86_64", stream.qemu_hub, "stream"),
+            "qemu-hub": ("qemu-system-x86_64", stream.qemu_hub, "stream4"),
             "linux-bridge": ("unshare", partial(linux_bridge, self.load), "dgram"),
         }
         for peer, (program, start, transport) in sockets.items():

@@ -25,13 +25,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import port_load
+from port_load import End, Timing
 from report import Row, write
 
 from vswitch.fabric.client import FabricClient
 
 SIZES = (60, 1514, 65000)
 VDE_MAX = 1518
-BATCH_FRAMES, BATCH_BYTES = 256, 128 << 10
 Pair = tuple[socket.socket, socket.socket]
 
 
@@ -47,15 +48,7 @@ class Case(NamedTuple):
 
     @property
     def per_call(self) -> int:
-        return max(1, min(BATCH_FRAMES, BATCH_BYTES // self.size)) if self.batched else 1
-
-
-class Timing(NamedTuple):
-    """How long and how often to measure; milliseconds."""
-
-    warm_up: int
-    measure: int
-    runs: int
+        return port_load.per_call(self.size) if self.batched else 1
 
 
 @contextlib.contextmanager
@@ -146,29 +139,10 @@ def vde_client(directory: Path, path: Path) -> Iterator[socket.socket]:
         yield data
 
 
-def measure(load: Path, case: Case, timing: Timing, ends: Pair, transport: str) -> float:
+def measure(load: Path, case: Case, timing: Timing, ends: Pair, kind: str) -> float:
     """Frames per second that arrive at the second end."""
-    for end in ends:
-        end.setblocking(True)
-    fds = [end.fileno() for end in ends]
-    receive = [str(load), "receive", transport, str(fds[1]), str(case.size)]
-    receive += [str(timing.warm_up), str(timing.measure)]
-    send = [str(load), "send", transport, str(fds[0]), str(case.size), str(case.per_call)]
-    with running(receive, [fds[1]], stdout=subprocess.PIPE) as receiver:
-        assert receiver.stdout is not None
-        receiver.stdout.readline()
-        with running(send, [fds[0]]):
-            for end in ends:
-                end.close()
-            return float(receiver.stdout.readline())
-
-
-def compile_load(directory: Path) -> Path:
-    """Build the traffic generator."""
-    program = directory / "stream_load"
-    source = Path(__file__).with_name("stream_load.c")
-    subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-o", program, source], check=True)
-    return program
+    a, b = (End(end, kind) for end in ends)
+    return port_load.measure(load, (a, b), case.size, timing, batch=case.per_call).rate
 
 
 def why_not(peer: str, case: Case) -> str | None:
@@ -184,9 +158,9 @@ def why_not(peer: str, case: Case) -> str | None:
 def rows_of(case: Case, timing: Timing, load: Path, loop: asyncio.AbstractEventLoop) -> list[Row]:
     """Measure ours and every peer in turns."""
     systems: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[Pair]], str]] = {
-        "ours": (lambda: our_switch(loop), "stream")
+        "ours": (lambda: our_switch(loop), "stream4")
     }
-    peers = {"qemu-hub": (qemu_hub, "stream"), "vde_switch": (vde_switch, "dgram")}
+    peers = {"qemu-hub": (qemu_hub, "stream4"), "vde_switch": (vde_switch, "dgram")}
     skipped = {peer: reason for peer in peers if (reason := why_not(peer, case)) is not None}
     systems.update((peer, how) for peer, how in peers.items() if peer not in skipped)
     results: dict[str, list[float]] = {name: [] for name in systems}
@@ -220,7 +194,7 @@ def main() -> None:
     asyncio.set_event_loop(loop)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="vsb-") as scratch:
-        load = compile_load(Path(scratch))
+        load = port_load.compile_load(Path(scratch))
         for batched in (True, False):
             for size in SIZES:
                 rows += rows_of(Case(size, batched), timing, load, loop)
