@@ -65,7 +65,7 @@ struct mark {
 static const uint8_t sender_mac[6] = { 0x52, 0x54, 0, 0, 0, 1 };
 static const uint8_t receiver_mac[6] = { 0x52, 0x54, 0, 0, 0, 2 };
 static const uint8_t broadcast_mac[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
-/* IPv4 and TCP as far as it matters to who cuts them: lengths, and a checksum to be finished. */
+/* IPv4 and TCP; the checksum of TCP is to be finished by who cuts it. */
 static const uint8_t tcp_ip[40] = { 0x45, 0, 0,  0, 0,    0,    0x40, 0,    64,   6,    0, 0, 10, 0,
 				    0,    1, 10, 0, 0,    2,    0x12, 0x34, 0x56, 0x78, 0, 0, 0,  0,
 				    0,    0, 0,  0, 0x50, 0x10, 0xff, 0xff, 0,    0,    0, 0 };
@@ -112,6 +112,23 @@ static unsigned mark_at(const struct end *sender)
 	return sender->kind == VNET && sender->header[1] ? 14 + sizeof(tcp_ip) : 14;
 }
 
+static void put16(uint8_t *at, uint16_t value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+/* Of 20 bytes in which it is 0 as yet. */
+static uint16_t ip_checksum(const uint8_t *header)
+{
+	uint32_t sum = 0;
+
+	for (unsigned i = 0; i < 20; i += 2)
+		sum += (uint32_t)header[i] << 8 | header[i + 1];
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~(sum + (sum >> 16));
+}
+
 /* Write a frame of `size` bytes with what goes before it. Return its end. */
 static uint8_t *put_frame(const struct end *end, uint8_t *at, const uint8_t *to, const uint8_t *from, uint32_t size)
 {
@@ -130,12 +147,11 @@ static uint8_t *put_frame(const struct end *end, uint8_t *at, const uint8_t *to,
 	at[12] = 0x88; /* an EtherType for experiments */
 	at[13] = 0xb5;
 	if (size == len && mark_at(end) > 14) {
-		uint16_t total = htobe16((uint16_t)(size - 14));
-
 		at[12] = 0x08;
 		at[13] = 0x00;
 		memcpy(at + 14, tcp_ip, sizeof(tcp_ip));
-		memcpy(at + 16, &total, 2);
+		put16(at + 16, (uint16_t)(size - 14));
+		put16(at + 24, ip_checksum(at + 14));
 	}
 	return at + size;
 }
@@ -410,7 +426,7 @@ static void measure(struct receiver *receiver, pid_t sender, uint64_t warm_up, u
 	for (int i = 0; i < n; i++)
 		used[i] = clock_ns(clocks[i]) - used[i];
 	printf("%.0f %.4f", (double)receiver->frames * 1e9 / (double)elapsed,
-	       1 - (double)receiver->frames / (double)(receiver->arrived - first));
+	       receiver->frames ? 1 - (double)receiver->frames / (double)(receiver->arrived - first) : 1.0);
 	for (int i = 0; i < n; i++)
 		printf(" %.3f", (double)used[i] / (double)elapsed);
 	putchar('\n');

@@ -56,6 +56,10 @@ class Load(NamedTuple):
     others: tuple[float, ...]
 
 
+class LoadError(Exception):
+    """What arrived was not what was sent, or nothing was."""
+
+
 def per_call(size: int) -> int:
     """How many frames a sender puts into one system call."""
     return max(1, min(BATCH_FRAMES, BATCH_BYTES // size))
@@ -81,7 +85,8 @@ def measure(
 ) -> Load:
     """Send frames of `size` bytes from the first end to the second, `batch` in a system call.
 
-    With a `window` no more than so many are under way at once: needed where nothing holds up who sends too fast.
+    With a `window` no more than so many are under way at once: needed where nothing holds up who sends too fast. Raises
+    LoadError.
     """
     for end in ends:
         for sock in {end.sock, end.out or end.sock}:
@@ -89,6 +94,8 @@ def measure(
     argv = [str(program), *map(str, (size, batch, window, timing.warm_up, timing.measure))]
     argv += [*(end.argument() for end in ends), *map(str, pids)]
     fds = {fd for end in ends for fd in end.fds}
-    run = subprocess.run(argv, pass_fds=fds, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE)
+    run = subprocess.run(argv, pass_fds=fds, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    if run.returncode:
+        raise LoadError(run.stderr.strip() or "no frame arrived")
     rate, lost, sender, receiver, *others = map(float, run.stdout.split())
     return Load(rate, lost, sender, receiver, tuple(others))

@@ -15,7 +15,8 @@ from typing import Any
 class Row:
     """One case beside one peer: medians of `runs` runs, both measured in the same run.
 
-    Without a peer `peer` and `peer_value` are None. `skipped` says why a row could not be measured.
+    Without a peer `peer` and `peer_value` are None. `skipped` says why a row could not be measured, `note` what else is
+    to be known of it.
     """
 
     case: str
@@ -25,6 +26,7 @@ class Row:
     peer_value: float | None = None
     runs: int = 0
     skipped: str | None = None
+    note: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -42,7 +44,7 @@ def write(rows: list[Row], json_path: str | Path | None) -> None:
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
         print(
             f"{row.case:<24} {_number(row.value):>12} {row.peer or '-':<12} {_number(row.peer_value):>12} {ratio:>7}"
-            f"  {row.unit}, {row.runs}"
+            f"  {row.unit}, {row.runs}{'  ' if row.note else ''}{row.note}"
         )
     if json_path is not None:
         document = {"machine": machine(), "rows": [_as_json(row) for row in rows]}
@@ -85,4 +87,5 @@ def _as_json(row: Row) -> dict[str, Any]:
     document: dict[str, Any] = {"case": row.case, "value": row.value, "unit": row.unit, "peer": row.peer}
     if row.skipped is not None:
         return document | {"skipped": row.skipped}
-    return document | {"peer_value": row.peer_value, "ratio": row.ratio, "runs": row.runs}
+    document |= {"peer_value": row.peer_value, "ratio": row.ratio, "runs": row.runs}
+    return document | {"note": row.note} if row.note else document

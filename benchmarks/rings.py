@@ -80,6 +80,14 @@ class Fabric:
         """Remove a switch and its ports."""
         self._loop.run_until_complete(self._client.remove_network(name))
 
+    def add_port(self, switch: str, name: str, port_type: str, fds: Sequence[int]) -> None:
+        """Make a port of `fds`, which are handed over."""
+        self._loop.run_until_complete(self._client.add_port(switch, name, port_type, fds))
+
+    def add_outside_port(self, switch: str, name: str, **spec: object) -> None:
+        """Make a port that faces outside, as a lab file says."""
+        self._loop.run_until_complete(self._client.add_outside_port(switch, name, spec))
+
     def declare_ring(self, switch: str, name: str, settings: PortSettings) -> None:
         """Declare a ring port that somebody will open, so that it has settings."""
         self._loop.run_until_complete(self._client.add_outside_port(switch, name, {"type": "ring"}, settings))

@@ -21,7 +21,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,18 +89,45 @@ def our_switch(loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
+def hub_of(netdevs: Sequence[str], fds: Sequence[int] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A QEMU without a machine, whose hub joins `netdevs`, written as after -netdev but without an id."""
+    command = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+    for number, netdev in enumerate(netdevs):
+        kind, _, options = netdev.partition(",")
+        command += ["-netdev", f"{kind},id=n{number},{options}"]
+        command += ["-netdev", f"hubport,id=h{number},hubid=0,netdev=n{number}"]
+    with running(command, list(fds), stderr=subprocess.DEVNULL) as process:  # "hub 0 with no nics"
+        yield process
+
+
+@contextlib.contextmanager
 def qemu_hub() -> Iterator[Pair]:
-    """A QEMU without a machine, whose hub joins two stream netdevs."""
+    """A hub of two stream netdevs."""
     ends, switch_ends = stream_pairs()
     fds = [end.fileno() for end in switch_ends]
-    command = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
-    for number, fd in enumerate(fds):
-        command += ["-netdev", f"stream,id=s{number},server=off,addr.type=fd,addr.str={fd}"]
-        command += ["-netdev", f"hubport,id=h{number},hubid=0,netdev=s{number}"]
-    with running(command, fds, stderr=subprocess.DEVNULL):  # "hub 0 with no nics"
+    with hub_of([f"stream,server=off,addr.type=fd,addr.str={fd}" for fd in fds], fds):
         for end in switch_ends:
             end.close()
         yield ends
+
+
+@contextlib.contextmanager
+def serving_vde(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A vde_switch that has begun to serve `directory`."""
+    with running(
+        ["vde_switch", "-s", str(directory)],
+        [],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # complains of every frame once a client has gone
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("port/print\n")  # answered once it serves
+        process.stdin.flush()
+        while not process.stdout.readline().startswith("1000"):
+            pass
+        yield process
 
 
 @contextlib.contextmanager
@@ -108,21 +135,12 @@ def vde_switch() -> Iterator[Pair]:
     """A vde_switch, and two clients of it."""
     with tempfile.TemporaryDirectory(prefix="vsb-") as scratch:
         directory = Path(scratch, "vde")
-        with running(
-            ["vde_switch", "-s", str(directory)],
-            [],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # complains of every frame once a client has gone
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("port/print\n")  # answered once it serves
-            process.stdin.flush()
-            while not process.stdout.readline().startswith("1000"):
-                pass
-            with vde_client(directory, Path(scratch, "a")) as a, vde_client(directory, Path(scratch, "b")) as b:
-                yield a, b
+        with (
+            serving_vde(directory),
+            vde_client(directory, Path(scratch, "a")) as a,
+            vde_client(directory, Path(scratch, "b")) as b,
+        ):
+            yield a, b
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
-"""The benchmarks of rings run, and report what is asked for. No figure is asserted on that depends on speed."""
+"""The benchmarks run, and report what is asked for. No figure is asserted on that depends on speed."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -28,6 +31,18 @@ def test_ring_benchmark_counts_frames_and_names_the_peer(tmp_path: Path) -> None
     assert (row["case"], row["unit"], row["peer"], row["runs"]) == ("switch/60B/1000macs", "Mpps", "one MAC", 3)
     assert row["value"] > 0
     assert row["ratio"] == row["value"] / row["peer_value"]
+
+
+@pytest.mark.namespaces
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU (package qemu-system-x86)")
+def test_port_benchmark_counts_frames_on_both_sides_and_says_what_bounds_them(tmp_path: Path) -> None:
+    rows = rows_of("ports.py", "--only", "stream", "--only", "mcast/60B", to=tmp_path)
+    assert [row["case"] for row in rows] == ["stream/60B", "stream/1514B", "mcast/60B"]
+    for row in rows:
+        assert (row["peer"], row["unit"], row["runs"]) == ("qemu-hub", "Mfps", 3)
+        assert row["value"] > 0
+        assert row["ratio"] == row["value"] / row["peer_value"]
+        assert "bound by" in row["note"]
 
 
 def test_switch_meets_the_criteria_of_rfc_2889_that_do_not_depend_on_speed(tmp_path: Path) -> None:
