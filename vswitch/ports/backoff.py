@@ -1,0 +1,26 @@
+"""How long a port waits before it tries again to reach a peer that was not there, or went."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+_FIRST, _LONGEST = 0.1, 5.0
+
+
+class Backoff:
+    """Waits that grow from `first` to `longest` seconds; after what lasted they begin anew."""
+
+    def __init__(self, first: float = _FIRST, longest: float = _LONGEST) -> None:
+        self._first = self._delay = first
+        self._longest = longest
+
+    def lasted(self, seconds: float) -> None:
+        """What was reached stayed for so long: if that was long enough, the next wait is the first again."""
+        if seconds > self._longest:
+            self._delay = self._first
+
+    async def wait(self) -> None:
+        """Wait. Jitter keeps those that lost the same peer from coming back in step."""
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1))
+        self._delay = min(self._delay * 2, self._longest)

@@ -1,0 +1,147 @@
+"""The control directory of a VDE switch: what clients find the switch by, made, guarded and removed.
+
+In it are `ctl`, a stream socket to ask for a port at, and a datagram socket for each client's frames, NNN.N. Clients
+put theirs there, too, for as long as they need a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from .vde_request import MAX_PATH
+
+MAX_DIRECTORY = MAX_PATH - len("/65535.1048576")
+"""Bytes of a control directory's path: that of any socket in it must fit an address."""
+_BACKLOG = 64
+_SWITCH_SOCKET = re.compile(r"\d{3,}\.\d+")
+_CLIENT_SOCKET = re.compile(r"\.\d{5,}-\d{5,}")
+
+
+class ControlDirectory:
+    """A control directory that is served, until `close()`.
+
+    `mode` is what its sockets get; whoever may write to these may use the directory. Both are given to `group` (a
+    number), if there is one. What a switch that was killed has left is swept away. Raises OSError, FileExistsError
+    when somebody else serves it.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o600, group: int | None = None) -> None:
+        self.path = path
+        self._mode = mode
+        self._group = -1 if group is None else group
+        with contextlib.ExitStack() as undo:
+            self._made = self._make()
+            undo.callback(self._remove)
+            self._lock = self._claim()
+            undo.callback(os.close, self._lock)
+            self._made |= self._sweep()
+            self._permit()
+            self.listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            undo.enter_context(self._bound(self.listener, path / "ctl"))
+            self.listener.listen(_BACKLOG)
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        """Stop listening and remove what was made. Idempotent."""
+        self._undo.close()
+
+    @contextlib.contextmanager
+    def data_socket(self, sock: socket.socket, number: int, owner: int) -> Iterator[Path]:
+        """Bind `sock`, for port `number`, to a path that user `owner` may connect to, for as long. Raises OSError."""
+        path = self.path / f"{number:03d}.{sock.fileno()}"
+        with self._bound(sock, path):
+            if os.geteuid() == 0:
+                os.chown(path, owner, -1)
+            yield path
+
+    def remove_left(self, path: Path) -> None:
+        """Remove a socket a client has put here, if it has."""
+        if path.parent == self.path and _CLIENT_SOCKET.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    # --- making it ----------------------------------------------------------------------------------------------------
+
+    def _make(self) -> bool:
+        try:
+            self.path.mkdir(0o700)
+        except FileExistsError:
+            return False
+        return True
+
+    def _remove(self) -> None:
+        if self._made:
+            with contextlib.suppress(OSError):  # a client may have left something else in it
+                self.path.rmdir()
+
+    def _claim(self) -> int:
+        """Lock the directory for as long as the descriptor returned is open: only the kernel knows who died."""
+        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise FileExistsError(errno.EEXIST, "somebody else serves it") from None
+        return lock
+
+    def _sweep(self) -> bool:
+        """Remove what a dead switch and its clients have left; return whether there was one. Raises FileExistsError."""
+        control = self.path / "ctl"
+        names = [path.name for path in self.path.iterdir()]
+        if "ctl" not in names:
+            if names:  # it may be anybody's; what we would do to its permissions might surprise
+                raise FileExistsError(errno.EEXIST, "it is neither empty nor a VDE control directory")
+            return False
+        if not stat.S_ISSOCK(control.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, f"{control} is not a socket")
+        if not _is_dead(control, socket.SOCK_STREAM):
+            raise FileExistsError(errno.EEXIST, "somebody else serves it")
+        control.unlink()
+        for name in names:
+            path = self.path / name
+            if (_SWITCH_SOCKET.fullmatch(name) or _CLIENT_SOCKET.fullmatch(name)) and _is_dead(path, socket.SOCK_DGRAM):
+                path.unlink(missing_ok=True)
+        return True
+
+    def _permit(self) -> None:
+        """Let into the directory whoever may use its sockets, and make new ones its group's."""
+        read_write = (0o600, 0o060, 0o006)
+        allowed = (0o700, 0o070, 0o007)
+        mode = sum(all_ for rw, all_ in zip(read_write, allowed, strict=True) if self._mode & rw)
+        os.chown(self.path, -1, self._group)
+        self.path.chmod(stat.S_ISGID | mode)
+
+    @contextlib.contextmanager
+    def _bound(self, sock: socket.socket, path: Path) -> Iterator[None]:
+        """Bind `sock` to `path`, which never lets in more than `mode` does; remove that afterwards, if still ours."""
+        os.fchmod(sock.fileno(), self._mode)  # what bind() gives the file, but for the umask
+        sock.bind(str(path))
+        ours = path.lstat().st_ino
+        try:
+            os.chown(path, -1, self._group)
+            path.chmod(self._mode)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == ours:
+                    path.unlink()
+
+
+def _is_dead(path: Path, kind: socket.SocketKind) -> bool:
+    """Whether nobody has the socket at `path` open any more."""
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # its backlog is full, or it belongs to somebody who talks to one peer only
+            return False
+    return False
