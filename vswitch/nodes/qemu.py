@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["QemuDriver", "default_binary", "version"]
 
 _OLDEST = (7, 2)  # the first with -netdev stream
+_NO_CARDS = ("pvrdma", "rocker")  # listed with the network cards, but nothing one plugs a cable into
 _QUIT_GRACE = 1.0  # s
 _MAX_SAID = 4096  # bytes kept of what the configuration script says
 _LAST_WORDS_GRACE = 1.0  # s
@@ -85,7 +86,8 @@ def nic_models(binary: str) -> tuple[str, ...]:
         [binary, "-device", "help"], capture_output=True, text=True, timeout=10, check=False
     ).stdout
     section = listing.partition("Network devices:")[2].partition("\n\n")[0]
-    return tuple(re.findall(r'^name "([^"]+)", bus PCI', section, re.MULTILINE))
+    found = re.findall(r'^name "([^"]+)", bus PCI', section, re.MULTILINE)
+    return tuple(name for name in found if name not in _NO_CARDS)
 
 
 class QemuDriver(Driver):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import socket
+import subprocess
 from typing import Any
 
 import pytest
@@ -12,6 +16,8 @@ from hypothesis import strategies as st
 from vswitch.errors import LabFileError, NodeError
 from vswitch.model import load
 from vswitch.model.lab import Interface
+from vswitch.nodes.qemu import nic_models
+from vswitch.nodes.qemu_command import Attachment, Boot, Channels, QemuSpec, command_line, default_binary
 from vswitch.nodes.qemu_nic import Place, nic_devices, nic_mistakes, nic_places
 
 
@@ -134,3 +140,47 @@ def test_transport_of_a_node_is_that_of_its_interfaces_that_do_not_say_otherwise
         load("lab.yaml", text=lab("transport: auto", "kind: qemu, transport: tap"), env={}).nodes["a"].interfaces
     )
     assert interface.transport == "auto"
+
+
+# --- in QEMU ---------------------------------------------------------------------------------------------------------
+
+
+def pci_cards(interfaces: list[Interface]) -> dict[str, tuple[int, int]]:
+    """Start a QEMU with these cards, which runs no guest, and return where it has which."""
+    attachments = [Attachment(interface, "hubport,hubid=0") for interface in interfaces]
+    with contextlib.ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(2)]
+        _, (monitor, _) = [[stack.enter_context(sock) for sock in pair] for pair in pairs]
+        fds = [theirs.fileno() for _, theirs in pairs]
+        spec = QemuSpec(args=("-S",))
+        argv = command_line(spec, Boot(None, None, None), "tcg", attachments, Channels(fds[0], fds[1], None))
+        process = stack.enter_context(
+            subprocess.Popen([default_binary(), *argv], pass_fds=fds, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        )
+        stack.callback(process.kill)
+        for _, theirs in pairs:
+            theirs.close()
+        qmp = stack.enter_context(monitor.makefile("rw"))
+        if not qmp.readline():  # the greeting
+            pytest.fail(process.communicate()[1].decode())
+        answers = []
+        for command in ("qmp_capabilities", "query-pci", "quit"):
+            qmp.write(json.dumps({"execute": command}))
+            qmp.flush()
+            if not (answer := qmp.readline()):
+                pytest.fail(f"{command}: {process.communicate()[1].decode()}")
+            answers.append(json.loads(answer))
+        assert process.wait(timeout=60) == 0
+    devices = answers[1]["return"][0]["devices"]
+    return {device["qdev_id"]: (device["slot"], device["function"]) for device in devices if device["qdev_id"]}
+
+
+@pytest.mark.qemu
+def test_qemu_takes_every_model_it_lists_where_it_is_told_to() -> None:
+    models = nic_models(default_binary())
+    assert {"virtio-net-pci", "e1000", "rtl8139", "pcnet", "ne2k_pci", "i82551", "vmxnet3"} <= set(models)
+    interfaces = [nic(number, model=model) for number, model in enumerate(models)]
+    interfaces += [nic(60, addr="1e.0"), nic(61, addr="1e.5", queues=3), nic(62, vectors=0)]
+    placed = pci_cards(interfaces)
+    assert placed == {f"nic{number}": place for number, place in enumerate(nic_places(interfaces))}
+    assert placed[f"nic{len(models)}"] == (30, 0)
