@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.namespaces, pytest.mark.qemu, pytest.mark.timeout(180)
 LabFile = Callable[..., Path]
 
 # With the MTU that QEMU's end of each carries.
-TRANSPORTS = {"auto": 9000, "stream": 9000, "dgram": 9000, "mcast": 9000}
+TRANSPORTS = {"auto": 9000, "stream": 9000, "dgram": 9000, "mcast": 9000, "vde": 4000}
 TAP = {"tap": 9000} if os.access("/dev/net/tun", os.R_OK | os.W_OK) else {}
 
 

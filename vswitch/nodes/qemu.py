@@ -393,12 +393,12 @@ class QemuDriver(Driver):
     async def stop(self) -> None:
         """End QEMU: politely if it answers at once, else by force."""
         self._stopping = True
-        for plug in self._plugs.values():
-            plug.close()
         if self._child is not None and self._child.returncode is None:
             await self._quit()
             self._child.kill()
             await self._child.wait()
+        for plug in self._plugs.values():
+            await plug.remove()
         if self._watcher is not None:
             await asyncio.wait({self._watcher})
         if self._agent is not None:

@@ -12,12 +12,15 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
 from ..ports.mcast import open_bus
 from ..ports.packet import open_packet
 from ..ports.tap import open_tap
+from ..ports.vde_server import VdeCable
 from .driver import Bus, FabricEnd, NodeContext
+from .qemu_command import escaped
 
 
 class Plug:
@@ -32,6 +35,25 @@ class Plug:
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
+
+    async def remove(self) -> None:
+        """Close what is left of the cable once QEMU is gone."""
+        self.close()
+
+
+class VdePlug(Plug):
+    """QEMU asks for its end at a control directory that is served for as long as it may."""
+
+    def __init__(self, cable: VdeCable, directory: Path) -> None:
+        super().__init__(f"vde,sock={escaped(os.fspath(directory))}")
+        self._cable = cable
+        self._serving = spawn_task(cable.serve(), name=f"serve {directory}")
+
+    async def remove(self) -> None:
+        """Remove the directory."""
+        self._serving.cancel()
+        await asyncio.wait({self._serving})
+        self._cable.close()
 
 
 Cable = tuple[Plug, FabricEnd]
@@ -105,11 +127,18 @@ def _make_tap(name: str, interface: Interface) -> Cable:
         raise
 
 
+async def _vde(interface: Interface, context: NodeContext) -> Cable:
+    directory = context.run_dir / f"{interface.name}.vde"
+    cable = VdeCable(directory)
+    return VdePlug(cable, directory), FabricEnd("dgram", (os.dup(cable.fd),))
+
+
 _CABLES: dict[Transport, Callable[[Interface, NodeContext], Awaitable[Cable]]] = {
     "stream": _stream,
     "dgram": _dgram,
     "mcast": _mcast,
     "tap": _tap,
+    "vde": _vde,
 }
 _NEED_NAMESPACE: frozenset[Transport] = frozenset({"mcast", "tap", "l2tpv3"})
 
