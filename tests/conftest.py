@@ -40,7 +40,21 @@ def _why_no_qemu() -> str | None:
     return None if built_image() is not None else "needs the guest image (lab image build)"
 
 
-_REASONS = {"root": _why_no_root, "tun": _why_no_tun, "namespaces": _why_no_namespaces, "qemu": _why_no_qemu}
+def _why_no_uml() -> str | None:
+    from vswitch.nodes.image import built_image
+
+    if shutil.which("linux.uml") is None:
+        return "needs User-Mode Linux (package user-mode-linux)"
+    return None if built_image() is not None else "needs the guest image (lab image build)"
+
+
+_REASONS = {
+    "uml": _why_no_uml,
+    "root": _why_no_root,
+    "tun": _why_no_tun,
+    "namespaces": _why_no_namespaces,
+    "qemu": _why_no_qemu,
+}
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -9,86 +9,17 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vswitch.errors import NodeError
-from vswitch.model.lab import Interface, Lab, Node
-from vswitch.nodes.driver import Bus, ExecRequest, NodeContext, run_to_end
+from vswitch.nodes.driver import Bus, ExecRequest, run_to_end
 from vswitch.nodes.image import default_image
-from vswitch.nodes.qemu import QemuDriver
+
+from .machines import Machine, bounded, nic, open_descriptors
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
-
-_LIMIT = 60  # s; a boot takes about two
-
-
-class Machine:
-    """A driver with all it needs around it, and what it told the coordinator."""
-
-    def __init__(self, run_dir: Path, name: str, interfaces: tuple[Interface, ...] = (), **settings: Any) -> None:
-        run_dir.mkdir(parents=True)
-        self.console = b""
-        self.ends: list[str] = []
-        self.ended = asyncio.Event()
-        self._news = asyncio.Event()
-        context = NodeContext(
-            lab_name="test",
-            run_id="test-run",
-            run_dir=run_dir,
-            hosts="127.0.0.1 localhost\n10.0.0.1 vm1\n10.0.0.2 vm2\n",
-            hosts_file=Path("/etc/hosts"),
-            console_output=self._printed,
-            exited=self._exited,
-            namespace=False,
-            lab=Lab(name="test", seed=0, source="lab.yaml"),
-            new_number=iter(range(1, 1000)).__next__,
-        )
-        node = Node(name=name, kind="qemu", driver="qemu", interfaces=interfaces, settings=settings)
-        assert QemuDriver.check(node) == []
-        self.driver = QemuDriver(node, context)
-
-    def _printed(self, data: bytes) -> None:
-        self.console += data
-        self._news.set()
-
-    async def printed(self, text: bytes) -> None:
-        """Wait until the console has shown `text`."""
-        while text not in self.console:
-            self._news.clear()
-            await self._news.wait()
-
-    def _exited(self, reason: str) -> None:
-        self.ends.append(reason)
-        self.ended.set()
-
-    async def run(self, command: str) -> tuple[int, bytes, bytes]:
-        """Run a shell command in the guest."""
-        return await run_to_end(self.driver.exec(ExecRequest(argv=("sh", "-c", command))), timeout=_LIMIT)
-
-
-@asynccontextmanager
-async def bounded(*machines: Machine) -> AsyncIterator[None]:
-    """Bound the body's time and stop the machines after it, which must leave no descriptor of ours open."""
-    try:
-        async with asyncio.timeout(_LIMIT):
-            yield
-    finally:
-        await asyncio.gather(*(machine.driver.stop() for machine in machines))
-        for machine in machines:
-            assert machine.driver.pid is None
-
-
-def nic(name: str, number: int, *addresses: str, **options: Any) -> Interface:
-    return Interface(name=name, mac=f"52:54:00:00:00:{number:02x}", addresses=addresses, **options)
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_two_machines_on_a_socket_pair_ping_by_name_after_start(tmp_path: Path) -> None:

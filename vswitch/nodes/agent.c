@@ -101,7 +101,8 @@ static int run_host(int fd, const char *hostname, const char *hosts)
 static int usage(void)
 {
 	fputs("usage: vswitch-agent --fd N [--hostname NAME] [--hosts FILE]\n"
-	      "       vswitch-agent --die-with PID PROGRAM [ARGUMENT...]\n",
+	      "       vswitch-agent --die-with PID PROGRAM [ARGUMENT...]\n"
+	      "       vswitch-agent --contain PID DIRECTORY PROGRAM [ARGUMENT...]\n",
 	      stderr);
 	return 2;
 }
@@ -112,10 +113,13 @@ int main(int argc, char **argv)
 
 	if (getpid() == 1 && strcmp(argv[0], "/init") == 0) /* the kernel adds the words it does not know */
 		guest_main();
-	if (argc > 3 && strcmp(argv[1], "--die-with") == 0) {
+	bool contain = argc > 4 && strcmp(argv[1], "--contain") == 0;
+	if (contain || (argc > 3 && strcmp(argv[1], "--die-with") == 0)) {
 		die_with_parent();
 		if (getppid() != atoi(argv[2]))
 			return 1;
+		if (contain)
+			return run_contained(argv[3], argv + 4);
 		execvp(argv[3], argv + 3);
 		fail(argv[3]);
 	}

@@ -2,10 +2,15 @@
 /*
  * The agent: runs commands inside a node on behalf of the coordinator. One program, two roles:
  *
- *   /init                                          PID 1 of the tiny guest, over a virtio-serial port
+ *   /init                                          PID 1 of the tiny guest, over a virtio-serial port, or over the
+ *                                                  terminal that `vswitch.agent=NAME` names on its kernel command line
  *   vswitch-agent --fd N --hostname H [--hosts F]  PID 1 of a netns host, over the inherited socket N
  *
- * and one helper, `vswitch-agent --die-with PID PROGRAM ARGS...`: exec PROGRAM so that the kernel kills it with PID.
+ * and two helpers, for children of process PID, whose death they do not survive:
+ *
+ *   vswitch-agent --die-with PID PROGRAM ARGS...             exec PROGRAM, so that the kernel kills it with PID
+ *   vswitch-agent --contain PID DIRECTORY PROGRAM ARGS...    run PROGRAM so that none of its own children survives it
+ *                                                            either, with DIRECTORY to itself; SIGTERM ends it all
  *
  * PROTOCOL, version 1. Both directions carry frames, all integers little-endian:
  *
@@ -25,6 +30,10 @@
  * in a shell: the reason on STDERR and EXIT 127 (no such program) or 126. EXIT follows all output written before the
  * command's own process ended. If a background child keeps the output open, what it writes in the next 100 ms is
  * forwarded too, then the session ends without waiting for it.
+ *
+ * On a serial line (struct role's `line`) what is on its way to the agent is bounded, too: the agent answers whatever it
+ * has read with TAKEN, u32 bytes, session 0, and the coordinator keeps at most WINDOW_LINE bytes without an answer. The
+ * serial lines of User-Mode Linux 6.1 never again read what comes once 3,968 bytes were waiting to be read.
  */
 #pragma once
 
@@ -36,6 +45,7 @@
 #define MAX_PAYLOAD   65536
 #define WINDOW_OUT    (256 * 1024)
 #define WINDOW_IN     (64 * 1024)
+#define WINDOW_LINE   2048
 
 enum frame_type {
 	FRAME_HELLO = 1,
@@ -49,10 +59,13 @@ enum frame_type {
 	FRAME_STDOUT,
 	FRAME_STDERR,
 	FRAME_EXIT,
+	FRAME_TAKEN,
 };
 
 /* What serve() calls back; members may be NULL. */
 struct role {
+	/* The channel is a serial line: what was read of it is acknowledged. */
+	bool line;
 	/* Poll this descriptor too, -1 for none. */
 	int (*watch_fd)(void);
 	void (*watch_ready)(void);
@@ -97,3 +110,8 @@ void guest_main(void) __attribute__((noreturn));
 
 /* Bring the loopback interface of our network namespace up; returns 0 or an errno. */
 int loopback_up(void);
+
+/* --- agent_contain.c ------------------------------------------------------------------------------------------------ */
+
+/* Run `argv` to its end, with all its children, and return its exit code as a shell would. SIGTERM kills it. */
+int run_contained(const char *directory, char **argv);

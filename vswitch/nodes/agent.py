@@ -29,6 +29,7 @@ VERSION = 1
 MAX_PAYLOAD = 65536
 WINDOW_OUT = 256 * 1024
 WINDOW_IN = 64 * 1024
+WINDOW_LINE = 2048
 
 _HEADER = struct.Struct("<IIB")
 _EXEC = struct.Struct("<BHHHH")
@@ -54,6 +55,7 @@ class FrameType(IntEnum):
     STDOUT = 9
     STDERR = 10
     EXIT = 11
+    TAKEN = 12
 
 
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {FrameType.STDOUT: "stdout", FrameType.STDERR: "stderr"}
@@ -80,10 +82,12 @@ class AgentChannel:
     """A connection to one node's agent.
 
     `on_lost`, if given, is called once with the reason when the channel ends without `close` having been called.
+    On a serial `line`, at most `WINDOW_LINE` bytes are under way that the node has not said it has taken.
     """
 
-    def __init__(self, on_lost: Callable[[str], None] | None = None) -> None:
+    def __init__(self, on_lost: Callable[[str], None] | None = None, *, line: bool = False) -> None:
         self._on_lost = on_lost
+        self._line = _LineWindow() if line else None
         self._wire = _Wire(self)
         self._buffer = bytearray()
         self._sessions: dict[int, AgentSession] = {}
@@ -137,7 +141,20 @@ class AgentChannel:
 
     def _send(self, session: int, kind: FrameType, payload: bytes = b"") -> None:
         if self._lost is None and self._wire.transport is not None:
-            self._wire.transport.write(_HEADER.pack(len(payload), session, kind) + payload)
+            frame = _HEADER.pack(len(payload), session, kind) + payload
+            if self._line is None:
+                self._wire.transport.write(frame)
+            else:
+                self._wire.transport.write(self._line.send(frame))
+                self._pace()
+
+    def _pace(self) -> None:
+        """Have senders wait while more than a window's worth is waiting itself."""
+        if self._line is not None and self._lost is None:
+            if self._line.full:
+                self._wire.writable.clear()
+            else:
+                self._wire.writable.set()
 
     async def _writable(self) -> None:
         """Wait until the node reads what it was sent. Raises AgentError when the channel is lost."""
@@ -168,6 +185,11 @@ class AgentChannel:
     def _frame(self, number: int, kind: int, payload: bytes) -> None:
         if not self._hello.done():
             self._greeted(number, kind, payload)
+            return
+        if kind == FrameType.TAKEN and number == 0 and len(payload) == _U32.size and self._line is not None:
+            assert self._wire.transport is not None
+            self._wire.transport.write(self._line.taken(*_U32.unpack(payload)))
+            self._pace()
             return
         session = self._sessions.get(number)
         if session is None:
@@ -207,6 +229,35 @@ class AgentChannel:
         self._sessions.clear()
         if report and self._on_lost is not None:
             self._on_lost(reason)
+
+
+class _LineWindow:
+    """Bytes waiting for room on a serial line, of which the node takes `WINDOW_LINE` at a time."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+        self._under_way = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a sender that can wait should."""
+        return len(self._waiting) > MAX_PAYLOAD
+
+    def send(self, data: bytes) -> bytes:
+        """Queue `data`, and return what may be written now."""
+        self._waiting += data
+        room = WINDOW_LINE - self._under_way
+        now = bytes(self._waiting[:room])
+        del self._waiting[:room]
+        self._under_way += len(now)
+        return now
+
+    def taken(self, count: int) -> bytes:
+        """Note that the node has taken `count` bytes, and return what may be written now. Raises AgentError."""
+        if count > self._under_way:
+            raise AgentError(f"took {count} bytes of {self._under_way}")
+        self._under_way -= count
+        return self.send(b"")
 
 
 class _Wire(asyncio.Protocol):

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * PID 1 of the tiny guest: file systems, modules, a shell on the console for whoever presses Enter, and the agent on
- * the virtio-serial port called org.vswitch.agent. Nothing here forks before the agent answers: under emulation a
- * process costs milliseconds.
+ * the virtio-serial port called org.vswitch.agent, or where the kernel is User-Mode Linux on the serial line its
+ * command line names. Nothing here forks before the agent answers: under emulation a process costs milliseconds.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -22,11 +22,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PORT_NAME     "org.vswitch.agent"
 #define PORTS         "/sys/class/virtio-ports"
+#define LINE_WORD     "vswitch.agent="
+#define MODULES       "/lib/modules"
 #define LOOK_AGAIN_NS 2000000L
 #define LOOKS         15000 /* half a minute */
 
@@ -85,6 +88,15 @@ static void load_modules(void)
 		fclose(list);
 }
 
+/* The modules of User-Mode Linux are on the host; what it may see of the host with hostfs is just these. */
+static void mount_host_modules(void)
+{
+	mkdir("/lib", 0755);
+	mkdir(MODULES, 0755);
+	if (mount("none", MODULES, "hostfs", MS_NOSUID | MS_NODEV | MS_RDONLY, NULL) < 0)
+		fprintf(stderr, "init: mounting " MODULES " from the host: %s\n", strerror(errno));
+}
+
 /* The first line of a file, without its end; false if there is none. */
 static bool read_line(const char *path, char *line, int size)
 {
@@ -96,6 +108,37 @@ static bool read_line(const char *path, char *line, int size)
 	if (file)
 		fclose(file);
 	return found;
+}
+
+/* Whether the kernel's command line names a serial line for the agent; its device goes into `path`. */
+static bool find_line(char *path, size_t size)
+{
+	char words[4096], *word, *rest = words;
+
+	if (!read_line("/proc/cmdline", words, sizeof(words)))
+		return false;
+	while ((word = strsep(&rest, " "))) {
+		if (strncmp(word, LINE_WORD, strlen(LINE_WORD)) == 0) {
+			snprintf(path, size, "/dev/%s", word + strlen(LINE_WORD));
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Open a serial line so that every byte passes through as it is. */
+static int open_line(const char *path)
+{
+	struct termios settings;
+	int fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0 && tcgetattr(fd, &settings) == 0) {
+		cfmakeraw(&settings);
+		tcsetattr(fd, TCSANOW, &settings);
+	} else {
+		fprintf(stderr, "init: opening %s: %s\n", path, strerror(errno));
+	}
+	return fd;
 }
 
 /* Whether the machine has a virtio-serial device at all; the driver is bound to it once its module is loaded. */
@@ -193,24 +236,35 @@ static void stop(int signal_number)
 
 void guest_main(void)
 {
-	static const struct role role = {
+	static struct role role = {
 		.watch_fd = console_fd, .watch_ready = start_shell, .child_ended = child_ended, .stop = stop
 	};
 
+	/* Words of User-Mode Linux's own, which its kernel hands to us as it does all that look like variables. */
+	static const char *const foreign[] = { "mem", "uml_dir", "hostfs" };
+	char line[64];
+
 	mount_all();
+	bool has_line = find_line(line, sizeof(line));
+	for (size_t i = 0; has_line && i < sizeof(foreign) / sizeof(*foreign); i++)
+		unsetenv(foreign[i]);
 	setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
 	setenv("HOME", "/root", 1);
 	setenv("TERM", "linux", 1);
 	reboot(RB_DISABLE_CAD);
-	load_modules();
+	if (has_line)
+		mount_host_modules();
+	else
+		load_modules();
 	int error = loopback_up();
 	if (error)
 		fprintf(stderr, "init: bringing lo up: %s\n", strerror(error));
 	find_console();
-	int port = open_port();
-	if (port < 0)
+	int port = has_line ? open_line(line) : open_port();
+	if (port < 0 && !has_line)
 		fputs("init: no virtio-serial port called " PORT_NAME "; no agent\n", stderr);
 	offer_shell();
+	role.line = has_line && port >= 0;
 	for (;;) {
 		/* Without a port, a socket stands in that nothing ever arrives on: the console is still served. */
 		int stand_in[2];
@@ -218,5 +272,6 @@ void guest_main(void)
 			port = stand_in[0];
 		serve(port, &role);
 		close_fd(&port);
+		role.line = false;
 	}
 }

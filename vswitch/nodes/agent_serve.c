@@ -419,7 +419,7 @@ static void handle_frame(uint32_t id, uint8_t type, const uint8_t *payload, size
 	}
 }
 
-static void read_channel(void)
+static void read_channel(bool acknowledge)
 {
 	ssize_t n = read(channel, in + in_len, sizeof(in) - in_len);
 
@@ -428,6 +428,8 @@ static void read_channel(void)
 		return;
 	}
 	in_len += (size_t)n;
+	if (acknowledge)
+		put_number(0, FRAME_TAKEN, (uint32_t)n);
 	size_t at = 0;
 	while (in_len - at >= HEADER) {
 		size_t len = get32(in + at);
@@ -536,7 +538,7 @@ void serve(int fd, const struct role *role)
 		if (polled[1].revents)
 			read_signals(signals, role);
 		if (polled[0].revents & ~POLLOUT)
-			read_channel();
+			read_channel(role->line);
 		now = now_ms();
 		for (struct session *s = sessions; s < sessions + MAX_SESSIONS; s++) {
 			if (s->used)

@@ -1,6 +1,6 @@
 """The built-in guest image: the distribution's kernel, busybox and our agent; built once, cached by content.
 
-    $XDG_CACHE_HOME/vswitch/images/<key>/   vmlinuz, initrd, image.json
+    $XDG_CACHE_HOME/vswitch/images/<key>/   vmlinuz, initrd, initrd-uml, image.json
     $XDG_CACHE_HOME/vswitch/packages/       the packages it was built from
 
 The key is a hash of everything that goes in. A directory appears complete or not at all, by one rename, so builds need
@@ -25,7 +25,7 @@ from msgspec import Struct
 from ..errors import MachineError
 from .agent import agent_program
 
-_RECIPE = 2  # raise it when image_initramfs.py makes something else of the same ingredients
+_RECIPE = 3  # raise it when image_initramfs.py makes something else of the same ingredients
 
 
 class Ingredients(Struct, frozen=True, kw_only=True):
@@ -65,6 +65,11 @@ class Image(Struct, frozen=True, kw_only=True):
     def initrd(self) -> Path:
         """The initramfs, for QEMU's -initrd."""
         return self.directory / "initrd"
+
+    @property
+    def uml_initrd(self) -> Path:
+        """The same without modules, for User-Mode Linux."""
+        return self.directory / "initrd-uml"
 
     @property
     def size(self) -> int:
@@ -158,8 +163,9 @@ def _build(work: Path, ingredients: Ingredients, say: Callable[[str], None]) -> 
     if kernel is None:
         raise MachineError(f"there is no kernel in {ingredients.kernel[0]}")
     shutil.copyfile(kernel, target / "vmlinuz")
-    with (target / "initrd").open("wb") as file:
-        write_initramfs(file, work / "tree", agent_program())
+    for name, modules in (("initrd", True), ("initrd-uml", False)):
+        with (target / name).open("wb") as file:
+            write_initramfs(file, work / "tree", agent_program(), modules=modules)
     (target / "image.json").write_bytes(msgspec.json.encode(ingredients))
 
 

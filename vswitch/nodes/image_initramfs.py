@@ -24,7 +24,7 @@ _MORE_MODULES = (
     *("8021q", "bridge", "veth", "dummy", "tun", "macvlan", "bonding", "vxlan", "wireguard", "sch_netem"),
     *("virtio_blk", "virtio-rng", "af_packet"),
 )
-_DIRECTORIES = ("dev", "proc", "sys", "tmp", "run", "root", "mnt", "var/log", "var/run")
+_DIRECTORIES = ("dev", "proc", "sys", "tmp", "run", "root", "mnt", "var/log", "var/run", "lib/modules")
 _FILES = {
     "etc/passwd": "root::0:0:root:/root:/bin/sh\nnobody:*:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
@@ -74,8 +74,11 @@ class Archive:
             self._file.write(part + bytes(-len(part) % 4))
 
 
-def write_initramfs(file: IO[bytes], tree: Path, agent: Path) -> None:
-    """Write the guest's root from the unpacked packages in `tree`. Raises MachineError when they lack something."""
+def write_initramfs(file: IO[bytes], tree: Path, agent: Path, *, modules: bool = True) -> None:
+    """Write the guest's root from the unpacked packages in `tree`. Raises MachineError when they lack something.
+
+    Without `modules` there are none: User-Mode Linux gets its own from the host.
+    """
     archive = Archive(file)
     for directory in _DIRECTORIES:
         archive.add(directory, stat.S_IFDIR | (0o1777 if directory == "tmp" else 0o755))
@@ -84,7 +87,8 @@ def write_initramfs(file: IO[bytes], tree: Path, agent: Path) -> None:
     for path, text in _FILES.items():
         archive.add(path, stat.S_IFREG | (0o755 if path.endswith(".script") else 0o644), text.encode())
     _add_busybox(archive, tree)
-    _add_modules(archive, tree)
+    if modules:
+        _add_modules(archive, tree)
     archive.close()
 
 

@@ -16,6 +16,7 @@ class SerialConsole(asyncio.Protocol):
 
     def __init__(self, output: Callable[[bytes], None]) -> None:
         self._output = output
+        self.ended = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._pattern: re.Pattern[bytes] | None = None
@@ -61,6 +62,7 @@ class SerialConsole(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._writable.set()
+        self.ended.set()
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
