@@ -82,9 +82,6 @@ class UmlDriver(Driver):
             missing.append(f"kernel: {spec.kernel} is no program that can be run")
         if built_image() is None:
             missing.append("the guest image is not built yet; run: lab image build")
-        for interface in node.interfaces:
-            if interface.model is not None:
-                missing.append(f"interface {interface.name}: User-Mode Linux has no NIC models; leave 'model' out")
         return missing
 
     # --- interfaces -------------------------------------------------------------------------------------------------
