@@ -80,6 +80,8 @@ struct port_ops {
 	X(BAD_SOURCE, "bad_source")   /* IN: sent from a group address */                                              \
 	X(NO_CHECKSUM, "no_checksum") /* IN: left for hardware to finish that is not there */                          \
 	X(BAD_OFFLOAD, "bad_offload") /* IN: left for us to finish in a way that we do not know, or makes no sense */  \
+	X(BAD_SESSION, "bad_session") /* IN: of another L2TPv3 session, or of none */                                  \
+	X(BAD_COOKIE, "bad_cookie")   /* IN: without the L2TPv3 session's secret */                                    \
 	X(MISSED, "missed")           /* IN: the kernel had no room for it until we came to read it */                 \
 	X(VLAN, "vlan")               /* IN: this port, or the one its destination is on, is not in its VLAN */        \
 	X(RESERVED, "reserved")       /* IN: for an address bridges keep to themselves, and the switch is told to */   \

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+
+from .port import Attach
 
 _BUFFER = 2 << 20  # bytes: thousands of small frames, or 30 of the largest
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -45,3 +48,12 @@ def open_connected(
         sock.close()
         raise
     return sock
+
+
+async def attach_owned(attach: Attach, port_type: str, fds: list[int], options: bytes = b"") -> None:
+    """Attach `fds`, and close them if they are not wanted. Raises FabricError."""
+    try:
+        await attach(port_type, fds, options=options)
+    finally:
+        for fd in fds:
+            os.close(fd)

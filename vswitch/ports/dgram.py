@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import FabricError
 from .address import check_address, split_host_port, unix_address, unix_path
-from .datagrams import enlarge_buffers, open_connected, resolve_pair
+from .datagrams import attach_owned, enlarge_buffers, open_connected, resolve_pair
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix
 
@@ -87,7 +87,7 @@ async def _serve_udp(local: str, remote: str, attach: Attach, status: Status) ->
     except OSError as error:
         raise FabricError(f"from {local} to {remote}: {error.strerror}") from None
     status("open")
-    await attach("dgram", [sock.detach()])
+    await attach_owned(attach, "dgram", [sock.detach()])
 
 
 async def _serve_unix(local: str, remote: str, attach: Attach, status: Status) -> None:
@@ -144,11 +144,7 @@ async def _attach_copy(sock: socket.socket, attach: Attach) -> None:
     except OSError:  # out of descriptors: as if the peer were not there
         await _pause(_LONGEST_DELAY)
         return
-    try:
-        await attach("dgram", fds)
-    finally:
-        for fd in fds:
-            os.close(fd)
+    await attach_owned(attach, "dgram", fds)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

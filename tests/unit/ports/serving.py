@@ -93,8 +93,9 @@ class Serving:
                 self._ends[port].set_result(reason)
 
     async def _attach(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
-        port = self._lan.engine.add_port(self._lan.switch, port_type, fds, options, **port_settings())
+        taken = fds[:]
         fds.clear()
+        port = self._lan.engine.add_port(self._lan.switch, port_type, taken, options, **port_settings())
         self._ends[port] = self._loop.create_future()
         self.ports[label] = port
         self._tell("up" + label)

@@ -15,12 +15,10 @@ from tests.qemu_converter import QemuConverter, needs_qemu, qemu_peer
 from vswitch.ports.dgram import DgramSpec
 
 from ..fabric.lan import Lan
-from ..fabric.peers import BROADCAST, Peer, frame, mac
+from ..fabric.peers import BROADCAST, frame, mac
 from .namespaces import TIMEOUT
+from .passing import SIZES, UDP_MAX, assert_frames_pass, free_udp_port
 from .serving import Serving
-
-SIZES = (14, 42, 60, 64, 1514, 1518, 4096, 9014, 16000, 65507, 65535, 69632)
-UDP_MAX = 65507
 
 
 @pytest.mark.parametrize(
@@ -44,24 +42,6 @@ def test_dgram_spec_says_what_is_wrong(spec: DgramSpec, problem: str | None) -> 
     """Addresses are checked before the lab starts."""
     problems = spec.problems()
     assert (problems == []) if problem is None else (len(problems) == 1 and problem in problems[0])
-
-
-def free_udp_port(host: str = "127.0.0.1") -> int:
-    """A port of `host` that was free a moment ago."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
-
-
-def assert_frames_pass(inside: Peer, beyond: Peer, sizes: tuple[int, ...]) -> None:
-    """Frames of each size pass from `inside` the switch to the peer `beyond` its port, and back, unchanged."""
-    for number, size in enumerate(sizes):
-        there = frame(BROADCAST, mac(1), b"%d" % number if size > 20 else b"", size=size)
-        inside.send(there)
-        assert beyond.receive() == there
-        back = frame(mac(1), mac(2), os.urandom(size - 14), size=size)
-        beyond.send(back)
-        assert inside.receive() == back
 
 
 @needs_qemu

@@ -1,0 +1,138 @@
+"""Port type `l2tpv3` facing outside: Ethernet in a static L2TPv3 session, as of Linux and QEMU; see l2tpv3.c."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta
+
+from ..errors import FabricError
+from .address import split_host_port
+from .datagrams import attach_owned, open_connected, resolve_pair
+from .port import Attach, PortSpec, Status
+
+_IP_PROTOCOL = 115
+_MAX_OFFSET = 256
+
+Session = Annotated[int, Meta(ge=1, le=0xFFFFFFFF)]
+"""A session's number; 0 is that of messages between L2TP daemons."""
+
+
+class Header(NamedTuple):
+    """What stands before each frame that is sent (tx) and expected before each that is received (rx)."""
+
+    tx_session: int
+    rx_session: int
+    tx_cookie: int | None = None
+    rx_cookie: int | None = None
+    cookie64: bool = False
+    counter: bool = False
+    pincounter: bool = False
+    offset: int = 0
+
+    def pack(self) -> bytes:
+        """Return the options of a port of type `l2tpv3`: `struct options` in l2tpv3.c."""
+        size = 8 if self.cookie64 else 4
+        return struct.pack(
+            "=IIQQ4BHH",
+            self.tx_session,
+            self.rx_session,
+            self.tx_cookie or 0,
+            self.rx_cookie or 0,
+            0 if self.tx_cookie is None else size,
+            0 if self.rx_cookie is None else size,
+            self.counter,
+            self.pincounter,
+            self.offset,
+            0,
+        )
+
+
+def open_l2tpv3(
+    local: tuple[object, ...], remote: tuple[object, ...], header: Header, *, udp: bool = True
+) -> tuple[int, bytes]:
+    """Return a socket between two numeric addresses, as (host, port, ...), and the options of a port of type `l2tpv3`.
+
+    Without `udp` the ports do not count, and it needs the right to open raw sockets. Raises OSError.
+    """
+    family = socket.AF_INET6 if ":" in str(local[0]) else socket.AF_INET
+    if udp:
+        return open_connected(family, socket.SOCK_DGRAM, 0, local, remote).detach(), header.pack()
+    # A socket that is connected to port 0 does not count as connected; IPv6 wants the protocol there, IPv4 anything.
+    local = (local[0], 0, *local[2:])
+    remote = (remote[0], _IP_PROTOCOL, *remote[2:])
+    return open_connected(family, socket.SOCK_RAW, _IP_PROTOCOL, local, remote).detach(), header.pack()
+
+
+class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
+    """A session between `local` and `remote`, each "host:port" or "[v6]:port", or, with `udp: false`, an address alone.
+
+    The session's number is `tx_session` in what we send and `rx_session` (the same) in what we take. `tx_cookie` and
+    `rx_cookie` are 32 bits, with `cookie64` 64. With `counter` there is one before each frame, with `pincounter` it
+    stays 0. `offset` bytes of padding come last. Both sides have to agree on all this.
+    """
+
+    local: str
+    remote: str
+    tx_session: Session
+    rx_session: Session | None = None
+    udp: bool = True
+    tx_cookie: Annotated[int, Meta(ge=0)] | None = None
+    rx_cookie: Annotated[int, Meta(ge=0)] | None = None
+    cookie64: bool = False
+    counter: bool = False
+    pincounter: bool = False
+    offset: Annotated[int, Meta(ge=0, le=_MAX_OFFSET)] = 0
+
+    def problems(self) -> list[str]:
+        """Check the addresses, and what of the header does not go together."""
+        found = []
+        for address in (self.local, self.remote):
+            try:
+                self._split(address)
+            except ValueError as error:
+                found.append(str(error))
+        bits = 64 if self.cookie64 else 32
+        for key, cookie in (("tx_cookie", self.tx_cookie), ("rx_cookie", self.rx_cookie)):
+            if cookie is not None and cookie >> bits:
+                found.append(f"{key} has more than {bits} bits" + ("" if self.cookie64 else "; see cookie64"))
+        if self.cookie64 and self.tx_cookie is None and self.rx_cookie is None:
+            found.append("cookie64 needs a cookie: tx_cookie, rx_cookie, or both")
+        if self.pincounter and not self.counter:
+            found.append("pincounter needs counter: without, there is none that could stay 0")
+        return found
+
+    def _split(self, address: str) -> tuple[str, int]:
+        """Return host and port, 0 where there is none. Raises ValueError."""
+        if self.udp:
+            return split_host_port(address)
+        host = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+        if not host or host.count(":") == 1 or any(mark in host for mark in "[]/ "):
+            raise ValueError(f"{address!r}: with udp: false, write an address without a port")
+        return host, 0
+
+    async def serve(self, attach: Attach, status: Status) -> None:
+        """Open the socket. Raises FabricError."""
+        header = Header(
+            tx_session=self.tx_session,
+            rx_session=self.tx_session if self.rx_session is None else self.rx_session,
+            tx_cookie=self.tx_cookie,
+            rx_cookie=self.rx_cookie,
+            cookie64=self.cookie64,
+            counter=self.counter,
+            pincounter=self.pincounter,
+            offset=self.offset,
+        )
+        try:
+            _, here, there = await resolve_pair(self._split(self.local), self._split(self.remote))
+            fd, options = open_l2tpv3(here, there, header, udp=self.udp)
+        except PermissionError as error:
+            if self.udp:
+                raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
+            raise FabricError("raw IP needs root (CAP_NET_RAW); with udp, anybody may") from None
+        except OSError as error:
+            raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
+        status("open")
+        await attach_owned(attach, "l2tpv3", [fd], options)
