@@ -79,8 +79,8 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
     tx_session: Session
     rx_session: Session | None = None
     udp: bool = True
-    tx_cookie: Annotated[int, Meta(ge=0)] | None = None
-    rx_cookie: Annotated[int, Meta(ge=0)] | None = None
+    tx_cookie: str | None = None  # a number; those of 64 bits are more than a lab file's numbers may be
+    rx_cookie: str | None = None
     cookie64: bool = False
     counter: bool = False
     pincounter: bool = False
@@ -95,8 +95,15 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
             except ValueError as error:
                 found.append(str(error))
         bits = 64 if self.cookie64 else 32
-        for key, cookie in (("tx_cookie", self.tx_cookie), ("rx_cookie", self.rx_cookie)):
-            if cookie is not None and cookie >> bits:
+        for key, text in (("tx_cookie", self.tx_cookie), ("rx_cookie", self.rx_cookie)):
+            try:
+                cookie = _number(text) or 0
+            except ValueError:
+                found.append(f"{key}: {text!r} is not a number, like 0x1234abcd")
+                continue
+            if cookie < 0:
+                found.append(f"{key} is below 0")
+            elif cookie >> bits:
                 found.append(f"{key} has more than {bits} bits" + ("" if self.cookie64 else "; see cookie64"))
         if self.cookie64 and self.tx_cookie is None and self.rx_cookie is None:
             found.append("cookie64 needs a cookie: tx_cookie, rx_cookie, or both")
@@ -113,21 +120,24 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
             raise ValueError(f"{address!r}: with udp: false, write an address without a port")
         return host, 0
 
-    async def serve(self, attach: Attach, status: Status) -> None:
-        """Open the socket. Raises FabricError."""
-        header = Header(
+    def header(self) -> Header:
+        """What this says about the header."""
+        return Header(
             tx_session=self.tx_session,
             rx_session=self.tx_session if self.rx_session is None else self.rx_session,
-            tx_cookie=self.tx_cookie,
-            rx_cookie=self.rx_cookie,
+            tx_cookie=_number(self.tx_cookie),
+            rx_cookie=_number(self.rx_cookie),
             cookie64=self.cookie64,
             counter=self.counter,
             pincounter=self.pincounter,
             offset=self.offset,
         )
+
+    async def serve(self, attach: Attach, status: Status) -> None:
+        """Open the socket. Raises FabricError."""
         try:
             _, here, there = await resolve_pair(self._split(self.local), self._split(self.remote))
-            fd, options = open_l2tpv3(here, there, header, udp=self.udp)
+            fd, options = open_l2tpv3(here, there, self.header(), udp=self.udp)
         except PermissionError as error:
             if self.udp:
                 raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
@@ -136,3 +146,8 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
             raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
         status("open")
         await attach_owned(attach, "l2tpv3", [fd], options)
+
+
+def _number(text: str | None) -> int | None:
+    """Return the number that `text` is, None if there is none. Raises ValueError."""
+    return None if text is None else int(text, 0)

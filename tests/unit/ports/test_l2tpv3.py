@@ -37,13 +37,15 @@ def spec(**settings: Any) -> L2tpv3Spec:
         ({"local": "[::1]:1", "remote": "[::1]:2"}, None),
         ({"udp": False, "local": "10.0.0.1", "remote": "host.example"}, None),
         ({"udp": False, "local": "::1", "remote": "[::2]"}, None),
-        ({"tx_cookie": 0xFFFFFFFF, "rx_cookie": 0}, None),
-        ({"rx_cookie": (1 << 64) - 1, "cookie64": True}, None),
+        ({"tx_cookie": "0xFFFFFFFF", "rx_cookie": "0"}, None),
+        ({"rx_cookie": "18446744073709551615", "cookie64": True}, None),
         ({"counter": True, "pincounter": True, "offset": 256}, None),
         ({"local": "127.0.0.1"}, "is not an address"),
         ({"udp": False, "local": "127.0.0.1", "remote": "127.0.0.1:5"}, "without a port"),
-        ({"tx_cookie": 1 << 32}, "tx_cookie has more than 32 bits; see cookie64"),
-        ({"rx_cookie": 1 << 64, "cookie64": True}, "rx_cookie has more than 64 bits"),
+        ({"tx_cookie": "0x100000000"}, "tx_cookie has more than 32 bits; see cookie64"),
+        ({"rx_cookie": "0x10000000000000000", "cookie64": True}, "rx_cookie has more than 64 bits"),
+        ({"rx_cookie": "secret"}, "rx_cookie: 'secret' is not a number"),
+        ({"rx_cookie": "-1"}, "rx_cookie is below 0"),
         ({"cookie64": True}, "cookie64 needs a cookie"),
         ({"pincounter": True}, "pincounter needs counter"),
     ],
@@ -61,8 +63,8 @@ def test_l2tpv3_spec_bounds_its_numbers(settings: dict[str, Any]) -> None:
         spec(**settings)
 
 
-COOKIES = {"tx_cookie": 0x11223344, "rx_cookie": 0x55667788}
-COOKIES64 = {"tx_cookie": 0x1122334455667788, "rx_cookie": 0x99AABBCCDDEEFF00, "cookie64": True}
+COOKIES = {"tx_cookie": "0x11223344", "rx_cookie": "0x55667788"}
+COOKIES64 = {"tx_cookie": "0x1122334455667788", "rx_cookie": "0x99aabbccddeeff00", "cookie64": True}
 QEMU_COOKIES = "rxcookie=0x11223344,txcookie=0x55667788"
 QEMU_COOKIES64 = "cookie64=on,rxcookie=0x1122334455667788,txcookie=0x99aabbccddeeff00"
 HEADERS: dict[str, tuple[dict[str, Any], str]] = {
