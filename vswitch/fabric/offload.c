@@ -273,7 +273,10 @@ static uint8_t *head_of(const struct frame *made)
 /* Return where the frame's bytes from `at` on are, as far as they are in one piece. */
 static const uint8_t *bytes_at(const struct frame *frame, uint32_t at)
 {
-	return at < frame->head_len ? frame->head + at : frame->rest + (at - frame->head_len);
+	bool in_head =
+		at < frame->head_len || frame->head_len == frame->len; /* there may be no rest, not even an empty one */
+
+	return in_head ? frame->head + at : frame->rest + (at - frame->head_len);
 }
 
 /* Copy `n` bytes of the frame from `at` on. */
