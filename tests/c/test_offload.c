@@ -267,7 +267,7 @@ static struct flow any_flow(void)
 {
 	struct flow flow = { .tags = chance(3), .ipv4 = chance(2), .udp = chance(3) == 0 };
 
-	flow.ip_extra = chance(3) ? 0 : flow.ipv4 ? chance(11) * 4 : chance(20) * 8;
+	flow.ip_extra = chance(3) ? 0 : flow.ipv4 ? chance(11) * 4 : chance(49) * 8;
 	flow.tcp_extra = flow.udp ? 0 : chance(11) * 4;
 	return flow;
 }
@@ -393,6 +393,7 @@ static void sums_may_begin_anywhere(void)
 static void what_cannot_be_is_dropped_and_counted(void)
 {
 	static const struct flow tcp = { .ipv4 = true }, tcp6 = { 0 }, udp = { .ipv4 = true, .udp = true };
+	static const struct flow tagged = { .ipv4 = true, .tags = 1 };
 	static const struct {
 		const struct flow *flow;
 		unsigned at; /* in the frame, or, from 1000 on, in the header: put this there */
@@ -440,6 +441,20 @@ static void what_cannot_be_is_dropped_and_counted(void)
 		CHECK(is_silent(finished) && !vnet_receive(as_is, &again));
 	}
 	CHECK(in.port->state == PORT_UP);
+	in.port->drops[DROP_BAD_OFFLOAD] = 0;
+	for (unsigned start = 0; start < 18; start++) { /* sums are not written into addresses and tags */
+		make_unfinished(&tagged, &packet, 0, &datagram);
+		datagram.header.csum_start = htole16((uint16_t)start);
+		vnet_send(in, &datagram);
+		CHECK(in.port->drops[DROP_BAD_OFFLOAD] == start + 1);
+	}
+	packet.n = 0;
+	make_unfinished(&tcp, &packet, 100, &datagram);
+	datagram.header.gso_size = 0;
+	vnet_send(in, &datagram);
+	CHECK(in.port->drops[DROP_BAD_OFFLOAD] == 18 + 1);
+	CHECK(is_silent(finished) && !vnet_receive(as_is, &again));
+	packet.n = 400;
 	make_unfinished(&tcp, &packet, 100, &datagram);
 	vnet_send(in, &datagram);
 	CHECK(segments_arrive(finished, &tcp, &packet, 100));
@@ -471,6 +486,58 @@ static void segments_are_bounded_in_number_and_size(void)
 	make_unfinished(&flow, &packet, 65535, &datagram);
 	vnet_send(in, &datagram);
 	CHECK(in.port->drops[DROP_BAD_OFFLOAD] == 2 && is_silent(finished));
+	lab_stop();
+}
+
+/* A sum belongs into the frame, and so that it still can be told where when the frame gets a tag. */
+static void sums_end_where_the_frame_does(void)
+{
+	static const struct {
+		uint32_t start, offset, len;
+		bool good;
+	} cases[] = {
+		{ 34, 6, 42, true },         { 34, 7, 42, false },       { 35, 6, 42, false },
+		{ 34, 65535, 60, false },    { 65531, 16, 65549, true }, { 65531, 16, 65548, false },
+		{ 65532, 16, 65550, false },
+	};
+	struct peer in, finished;
+	unsigned bad = 0;
+
+	lab_start(false, 100);
+	in = lab_add_vnet_peer();
+	finished = lab_add_peer();
+	memcpy(datagram.bytes, payload, FRAME_MAX);
+	put_mac(datagram.bytes, B);
+	put_mac(datagram.bytes + 6, A);
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		datagram.len = cases[i].len;
+		datagram.header = (struct offload_header){ .flags = OFFLOAD_NEEDS_CSUM,
+							   .csum_start = htole16((uint16_t)cases[i].start),
+							   .csum_offset = htole16((uint16_t)cases[i].offset) };
+		vnet_send(in, &datagram);
+		bad += !cases[i].good;
+		CHECK(is_silent(finished) == !cases[i].good && in.port->drops[DROP_BAD_OFFLOAD] == bad);
+	}
+	lab_stop();
+}
+
+/* However long the headers are, those of a batch have room. */
+static void headers_are_bounded_in_length(void)
+{
+	struct flow flow = { .ip_extra = 384, .tcp_extra = 40 };
+	struct packet packet = { .payload = payload, .n = 6000, .flags = ACK };
+	struct peer in, finished;
+
+	lab_start(false, 100);
+	in = lab_add_vnet_peer();
+	finished = lab_add_peer();
+	make_unfinished(&flow, &packet, 10, &datagram);
+	vnet_send(in, &datagram);
+	CHECK(segments_arrive(finished, &flow, &packet, 10));
+	flow.ip_extra += 16;
+	make_unfinished(&flow, &packet, 10, &datagram);
+	vnet_send(in, &datagram);
+	CHECK(in.port->drops[DROP_BAD_OFFLOAD] == 1 && is_silent(finished));
 	lab_stop();
 }
 
@@ -644,6 +711,8 @@ int main(void)
 	RUN(sums_may_begin_anywhere);
 	RUN(what_cannot_be_is_dropped_and_counted);
 	RUN(segments_are_bounded_in_number_and_size);
+	RUN(sums_end_where_the_frame_does);
+	RUN(headers_are_bounded_in_length);
 	RUN(mtu_is_that_of_each_segment);
 	RUN(tags_come_and_go);
 	RUN(batches_are_bounded_and_in_order);

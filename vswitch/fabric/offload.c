@@ -72,8 +72,8 @@ static bool is_ipv6(const uint8_t *ip, uint32_t header, uint8_t protocol)
 /* See that the frame is what its gso_type says. The checksum's place has been checked. */
 static bool read_segmentation(const struct frame *frame, struct offload *offload)
 {
-	unsigned type = offload->gso_type & ~(unsigned)OFFLOAD_GSO_ECN;
-	bool tcp = type != OFFLOAD_GSO_UDP;
+	bool tcp = offload->gso_type != OFFLOAD_GSO_UDP;
+	bool tcpv4 = (offload->gso_type & ~(unsigned)OFFLOAD_GSO_ECN) == OFFLOAD_GSO_TCPV4;
 	uint8_t protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
 	const uint8_t *ip = frame->head + offload->network;
 	const uint8_t *transport = frame->head + offload->csum_start;
@@ -87,9 +87,7 @@ static bool read_segmentation(const struct frame *frame, struct offload *offload
 		return false;
 	if (offload->ipv4 ? !is_ipv4(ip, ip_header, protocol) : !is_ipv6(ip, ip_header, protocol))
 		return false;
-	if (tcp && (type == OFFLOAD_GSO_TCPV4) != offload->ipv4)
-		return false;
-	if (!tcp && (offload->gso_type & OFFLOAD_GSO_ECN))
+	if (tcp && tcpv4 != offload->ipv4)
 		return false;
 	hdr_len = offload->csum_start + (tcp ? transport[12] / 16U * 4 : UDP_HEADER);
 	if (hdr_len < (uint32_t)offload->csum_start + (tcp ? TCP_HEADER : UDP_HEADER))
