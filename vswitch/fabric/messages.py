@@ -153,10 +153,10 @@ class Request(Struct, frozen=True):
 class PortStats(Struct, frozen=True, kw_only=True):
     """Counters of one port since it was made. Received (rx) means by the switch from the port's peer.
 
-    `state` is "up", "closed" or "error", `reason` why it is not up; a port that faces outside may also be "listening"
-    or "connecting". `drops` maps the reasons that occurred (vswitch.fabric.core.DROP_REASONS) to frames; `unlearnt`
-    counts frames whose source could not be learnt, `pauses` how often this port had to wait for a slower one; `macs` is
-    how many addresses the switch has on this port now.
+    `state` is "up", "closed" or "error", `reason` why it is not up; a port that faces outside may also be "listening",
+    "connecting" or the like; `peer` is what it has found at its other end. `drops` maps the reasons that occurred
+    (vswitch.fabric.core.DROP_REASONS) to frames; `unlearnt` counts frames whose source could not be learnt, `pauses`
+    how often this port had to wait for a slower one; `macs` is how many addresses the switch has on this port now.
     """
 
     network: str
@@ -164,6 +164,7 @@ class PortStats(Struct, frozen=True, kw_only=True):
     type: str
     state: str
     reason: str = ""
+    peer: str = ""
     rx_frames: int = 0
     rx_bytes: int = 0
     tx_frames: int = 0

@@ -36,6 +36,8 @@ class OutsidePort:
         self.type = str(spec.get("type"))
         self.state = "starting"
         self.reason = ""
+        self.peers: dict[str, str] = {}
+        """What is at the other end of an engine port, as far as its type has said."""
         self._attach = attach
         self._detach = detach
         self._answer = answer
@@ -55,7 +57,10 @@ class OutsidePort:
         return list(self._ends)
 
     def stop(self, then: Callable[[], None] = lambda: None) -> None:
-        """Remove the ports and end the task; `then()` is called when it has cleaned up."""
+        """Remove the ports and end the task; `then()` is called when it has cleaned up.
+
+        Cleaning up may take a while, as when a command is run last.
+        """
         self._task.add_done_callback(lambda _: then())
         self._task.cancel()
         for name in list(self._ends):
@@ -113,18 +118,25 @@ class OutsidePort:
             self._changed(self.name, state, reason)
         self._told = (state, reason)
 
-    async def _new_port(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
+    async def _new_port(
+        self, port_type: str, fds: list[int], label: str = "", options: bytes = b"", peer: str = ""
+    ) -> str:
         """`Attach`, see ports/port.py."""
         name = self.name + label
         self._attach(name, port_type, fds, options)
+        if not self._answered:
+            self._answered = True
+            self._answer(None)
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ends[name] = end
         if not label:
             self._told = ("up", "")
-        self._changed(name, "up", "")
+        self.peers[name] = peer
+        self._changed(name, "up", peer)
         try:
             self._last_end = await end
             return self._last_end
         finally:
+            del self.peers[name]
             if self._ends.pop(name, None) is not None:
                 self._detach(name)

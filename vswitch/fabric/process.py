@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -122,9 +123,7 @@ class Fabric:
             loop.remove_writer(self._control.fileno())
             loop.remove_reader(self._engine.fileno())
             self._rings.close()
-            for network in self._networks.values():
-                for outside in network.outside.values():
-                    outside.stop()
+            await asyncio.gather(*(self._stop_outside(network) for network in self._networks.values()))
             self._engine.close()
         if self._failure is not None:
             sys.exit(f"internal error: {self._failure!r}")
@@ -223,13 +222,21 @@ class Fabric:
     def _remove_network(self, number: int, request: RemoveNetwork, fds: list[int]) -> None:
         network = self._network(request.network)
         self._rings.remove_network(request.network)
-        for outside in network.outside.values():
-            outside.stop()
+        cleaned_up = self._stop_outside(network)
         for port in network.ports.values():
             del self._names[port]
         self._engine.remove_switch(network.switch)
         del self._networks[request.network]
-        self._send(Reply(number))
+        cleaned_up.add_done_callback(lambda _: self._send(Reply(number)))
+
+    def _stop_outside(self, network: _Network) -> asyncio.Future[Any]:
+        """End the network's ports that face outside; return what is done once they have cleaned up."""
+        ends = []
+        for outside in network.outside.values():
+            ended = asyncio.get_running_loop().create_future()
+            outside.stop(functools.partial(ended.set_result, None))
+            ends.append(ended)
+        return asyncio.gather(*ends)
 
     def _free_name(self, network_name: str, port: str) -> _Network:
         network = self._network(network_name)
@@ -346,7 +353,8 @@ class Fabric:
         def answer(error: str | None) -> None:
             if error is not None:
                 del network.outside[request.port], network.declared[request.port]
-                error = f"network {request.network}, port {request.port}: {error}"
+                where = f"network {request.network}, port {request.port}: "
+                error = where + error.removeprefix(where)  # it may be the engine's, and have that
             self._send(Reply(number, error))
 
         def changed(name: str, state: str, reason: str) -> None:
@@ -402,11 +410,20 @@ class Fabric:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _get_stats(self, number: int, request: GetStats, fds: list[int]) -> None:
-        rows = [self._port_stats(row) for row in self._engine.stats()]
-        for name, network in self._networks.items():
+        peers = {
+            (name, port): peer
+            for name, there in self._networks.items()
+            for outside in there.outside.values()
+            for port, peer in outside.peers.items()
+        }
+        rows = []
+        for row in self._engine.stats():
+            network, port = self._names[row.pop("id")]
+            rows.append(PortStats(network=network, port=port, peer=peers.get((network, port), ""), **row))
+        for name, there in self._networks.items():
             rows += [
                 PortStats(network=name, port=port, type=outside.type, state=outside.state, reason=outside.reason)
-                for port, outside in network.outside.items()
+                for port, outside in there.outside.items()
                 if not outside.attached or outside.reason
             ]
         rows += [
@@ -417,10 +434,6 @@ class Fabric:
         for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
             more = at + ROWS_PER_REPLY < len(rows)
             self._send(Reply(number, stats=rows[at : at + ROWS_PER_REPLY], more=more))
-
-    def _port_stats(self, row: dict[str, Any]) -> PortStats:
-        network, port = self._names[row.pop("id")]
-        return PortStats(network=network, port=port, **row)
 
     def _get_fdb(self, number: int, request: GetFdb, fds: list[int]) -> None:
         network = self._network(request.network)

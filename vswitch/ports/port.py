@@ -22,12 +22,15 @@ Descriptor = Annotated[
 class Attach(Protocol):
     """Makes a port in the network: see `PortSpec.serve`."""
 
-    async def __call__(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
+    async def __call__(
+        self, port_type: str, fds: list[int], label: str = "", options: bytes = b"", peer: str = ""
+    ) -> str:
         """Hand `fds` to the engine as a port of `port_type` and return, once that has ended, why.
 
         `label` is put after the port's name where several may exist at once; `options` are the bytes of the
-        struct that the type's C file reads, if it does. The descriptors taken are removed from
-        the list, the rest stays the caller's. Raises FabricError when the engine refuses.
+        struct that the type's C file reads, if it does; `peer` tells people what is at the other end, where the
+        lab file does not. The descriptors taken are removed from the list, the rest stays the caller's. Raises
+        FabricError when the engine refuses.
         """
 
 
@@ -58,8 +61,8 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
         """Open what the settings say, `attach` it, and go on for as long as the port is wanted; then cancelled.
 
         Runs in the fabric process, in the host's network namespace. `status` tells what it does while nothing is
-        attached; the first call says that opening worked. Raises OSError or FabricError when it did not. To return says
-        that the port is closed for good, for the reason its peer left.
+        attached. The first call of either says that opening worked; before, raise OSError or FabricError when it did
+        not. To return says that the port is closed for good, for the reason its peer left.
         """
         raise NotImplementedError(type(self).__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,11 +23,11 @@ _DEFAULTS = PortSettings()
 class Fabric:
     """A running fabric process, its client, and the events it sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
+                [*prefix, sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
             )
         self.events: asyncio.Queue[FabricEvent] = asyncio.Queue()
@@ -45,9 +45,12 @@ class Fabric:
 
 
 @asynccontextmanager
-async def running_fabric() -> AsyncIterator[Fabric]:
-    """A fabric with a switch `lan`; it must have ended, with status 0, soon after its client has closed."""
-    fabric = Fabric()
+async def running_fabric(prefix: Sequence[str] = ()) -> AsyncIterator[Fabric]:
+    """A fabric with a switch `lan`; it must have ended, with status 0, soon after its client has closed.
+
+    `prefix` is the command it is started through.
+    """
+    fabric = Fabric(prefix)
     try:
         await fabric.client.open()
         await fabric.client.add_network("lan", "switch")
@@ -58,11 +61,11 @@ async def running_fabric() -> AsyncIterator[Fabric]:
     assert status == 0
 
 
-def run(test: Callable[[Fabric], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's body with a fabric."""
+def run(test: Callable[[Fabric], Coroutine[Any, Any, None]], prefix: Sequence[str] = ()) -> None:
+    """Run a test's body with a fabric, started through the command `prefix`."""
 
     async def main() -> None:
-        async with asyncio.timeout(30), running_fabric() as fabric:
+        async with asyncio.timeout(60), running_fabric(prefix) as fabric:
             await test(fabric)
 
     asyncio.run(main())
