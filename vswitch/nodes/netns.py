@@ -2,13 +2,13 @@
 
 An interface is a TAP device whose descriptor the fabric reads and writes; where /dev/net/tun is not ours to open, it is
 one end of a veth pair, and the fabric has an AF_PACKET socket on the other end, which stays in the lab's namespace.
+Either has virtio-net headers, so that a host's stack hands over large TCP segments whole and leaves checksums undone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import importlib
 import itertools
@@ -25,10 +25,10 @@ from msgspec import Struct
 
 from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import NodeError
-from ..model.lab import Interface, Node
+from ..model.lab import Interface, Lab, Node
 from ..namespace import visiting
-from ..ports.packet import disable_offloads, open_packet
-from ..ports.tap import open_tap
+from ..ports.packet import open_packet
+from ..ports.tap import MAX_MTU, make_persistent, open_tap
 from .agent import AgentChannel, agent_program
 from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _IFA_F_NODAD = 0x02  # linux/if_addr.h: do not wait a second to see whether somebody else has the address
-_TUNSETPERSIST = 0x400454CB  # linux/if_tun.h
 _UP_PAUSE, _UP_TRIES = 0.001, 1000  # s
 _STDERR = 2  # ours, which goes to the lab's log
 _STOP_GRACE = 2.0  # s
@@ -56,6 +55,14 @@ _veth_numbers = itertools.count()
 
 class NetnsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A netns host has no settings of its own; what it runs goes under `exec`."""
+
+    def mistakes(self, node: Node, lab: Lab) -> list[str]:
+        """Find interfaces with an MTU that no TAP device has."""
+        return [
+            f"interface {interface.name} has mtu {interface.mtu}; a netns host's have {MAX_MTU} at most"
+            for interface in node.interfaces
+            if interface.mtu > MAX_MTU
+        ]
 
 
 class NetnsDriver(Driver):
@@ -164,11 +171,11 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
 
     try:
         with visiting(namespace), IPRoute() as route:
-            fd = open_tap(interface.name, mtu=interface.mtu)
+            (fd,) = open_tap(interface.name).fds
             with _closed_on_error(fd):
                 # Closing the last descriptor of a TAP destroys it, at some 20 ms each; a persistent one goes with its
                 # namespace, which the kernel takes apart in the background, many at once (measured: 0.1 ms).
-                fcntl.ioctl(fd, _TUNSETPERSIST, 1)
+                make_persistent(fd)
                 _configure(route, interface)
         return FabricEnd("tap", (fd,))
     except (PermissionError, FileNotFoundError):
@@ -179,10 +186,8 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
         route.link("add", ifname=outside, kind="veth", mtu=interface.mtu, peer=peer)
         index = route.link_lookup(ifname=outside)[0]
         route.link("set", index=index, state="up")
-        disable_offloads(outside)
-    fd = open_packet(outside)
+    (fd,) = open_packet(outside)
     with _closed_on_error(fd), visiting(namespace), IPRoute() as route:
-        disable_offloads(interface.name)
         _configure(route, interface)
         _wait_up(route, interface.name)
     return FabricEnd("packet", (fd,))

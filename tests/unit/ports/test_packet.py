@@ -27,8 +27,8 @@ def add_veth(lan: Lan, outer: Namespace, host: Namespace, name: str, address: st
         with visiting(host.fd):
             disable_offloads("eth0")
     with visiting(outer.fd):
-        fd = open_packet(name)
-    port = lan.engine.add_port(lan.switch, "packet", [fd])
+        fds = open_packet(name)
+    port = lan.engine.add_port(lan.switch, "packet", fds)
     host.ip(f"addr add {address}/24 dev eth0")
     host.ip("link set eth0 up")
     host.wait_up("eth0")
@@ -75,7 +75,7 @@ def test_packet_port_keeps_vlan_tags(lan: Lan) -> None:
         peer, _ = lan.peer()
         tagged = frame(BROADCAST, mac(1))[:12] + bytes.fromhex("8100a005") + frame(BROADCAST, mac(1))[12:]
         with visiting(host.fd):
-            raw = socket.socket(fileno=open_packet("eth0"))
+            raw = socket.socket(fileno=open_packet("eth0")[0])
         with raw:
             raw.settimeout(TIMEOUT)
             raw.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA
@@ -117,11 +117,11 @@ def test_packet_port_counts_what_the_kernel_dropped(lan: Lan) -> None:
         host.ip("link set eth0 up")
         host.wait_up("eth0")
         with visiting(outer.fd):
-            fd = open_packet("va")
-        with visiting(host.fd), socket.socket(fileno=open_packet("eth0")) as raw:
+            fds = open_packet("va")
+        with visiting(host.fd), socket.socket(fileno=open_packet("eth0")[0]) as raw:
             for _ in range(1000):
                 raw.send(frame(BROADCAST, mac(1), size=1514))  # more than the socket's buffer holds
-        port = lan.engine.add_port(lan.switch, "packet", [fd])
+        port = lan.engine.add_port(lan.switch, "packet", fds)
         while not (missed := lan.counters(port).drops.get("missed", 0)):  # looked at once a second
             pass
         assert missed + lan.counters(port).rx_frames >= 1000  # and what the host's stack says by itself

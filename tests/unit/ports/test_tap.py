@@ -20,10 +20,10 @@ pytestmark = [pytest.mark.root, pytest.mark.tun]
 def add_tap(lan: Lan, namespace: Namespace, address: str, *, mtu: int = 1500) -> int:
     """A TAP device `eth0` with an address, up, on a port of the switch."""
     with visiting(namespace.fd):
-        fd = open_tap("eth0", mtu=mtu)
+        (fd,) = open_tap("eth0").fds
     port = lan.engine.add_port(lan.switch, "tap", [fd])
     namespace.ip(f"addr add {address}/24 dev eth0")
-    namespace.ip("link set eth0 up")
+    namespace.ip(f"link set eth0 mtu {mtu} up")
     return port
 
 
@@ -63,9 +63,9 @@ def test_tap_whose_device_is_deleted_closes(lan: Lan) -> None:
 def test_open_tap_reports_a_name_that_is_taken() -> None:
     """A device somebody has open is refused."""
     with Namespace() as namespace, visiting(namespace.fd):
-        fd = open_tap("eth0", mtu=1500)
+        (fd,) = open_tap("eth0").fds
         try:
             with pytest.raises(OSError, match="busy"):
-                open_tap("eth0", mtu=1500)
+                open_tap("eth0")
         finally:
             os.close(fd)
