@@ -112,7 +112,7 @@ def _make_tap(name: str, interface: Interface) -> Cable:
     """Make a TAP device for QEMU and a raw socket on it for the fabric. It is gone when QEMU is."""
     from pyroute2 import IPRoute
 
-    plug = Plug("", open_tap(name, mtu=interface.mtu))
+    plug = Plug("", open_tap(name).fds[0])
     try:
         plug.netdev = f"tap,fd={plug.fds[0]}"
         # Our own stack is at the device's other end, and nothing that it says of itself belongs into the lab.
@@ -120,8 +120,8 @@ def _make_tap(name: str, interface: Interface) -> Cable:
         if disabled.exists():
             disabled.write_text("1")
         with IPRoute() as route:
-            route.link("set", index=socket.if_nametoindex(name), state="up")
-        return plug, FabricEnd("packet", (open_packet(name),))
+            route.link("set", index=socket.if_nametoindex(name), mtu=interface.mtu, state="up")
+        return plug, FabricEnd("packet", tuple(open_packet(name)))
     except BaseException:
         plug.close()
         raise

@@ -6,8 +6,8 @@
  * The kernel takes an 802.1Q tag out of the frame and hands it over beside it: it is put back.
  *
  * A frame whose checksum was left to the device has none. With PACKET_VNET_HDR a header before each frame says so, and it
- * is passed on as it is. Without, the device's offloads must be off (packet.py sees to it); if somebody turned them on again
- * the frame is dropped and counted rather than passed on broken.
+ * is passed on as it is. Without, whoever sends through the device must have its offloads off (ethtool -K); if they are on the
+ * frame is dropped and counted rather than passed on broken.
  */
 #include <errno.h>
 #include <linux/if_ether.h>

@@ -27,7 +27,7 @@ _ANY_NAME = "vsw%d"  # the kernel puts a number there
 
 # linux/if_tun.h
 _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
-_TUNSETPERSIST, _TUNSETOFFLOAD, _TUNSETSNDBUF = 0x400454CB, 0x400454D0, 0x400454D4
+_TUNSETPERSIST, _TUNSETSNDBUF = 0x400454CB, 0x400454D4
 _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x1000, 0x0100, 0x4000
 _IFREQ = struct.Struct("16sH22x")
 
@@ -63,8 +63,6 @@ def open_tap(name: str, *, queues: int = 1, vnet_hdr: bool = True) -> Tap:
                 # Perhaps it has been made for several queues: then it wants to hear so from each.
                 answer = fcntl.ioctl(fds[-1], _TUNSETIFF, _IFREQ.pack(name.encode(), flags | _IFF_MULTI_QUEUE))
             name = _IFREQ.unpack(answer)[0].rstrip(b"\0").decode()
-        if not vnet_hdr:  # whoever had it before may have left it sending unfinished frames
-            fcntl.ioctl(fds[0], _TUNSETOFFLOAD, 0)
     except BaseException:
         close_all(fds)
         raise

@@ -21,8 +21,8 @@ from vswitch.namespace import visiting
 from vswitch.ports.packet import open_packet
 from vswitch.ports.tap import TapSpec, open_tap
 
-from ..fabric.running import Fabric, run
 from ..fabric.peers import BROADCAST, frame, mac
+from ..fabric.running import Fabric, run
 from .namespaces import TIMEOUT, Namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.tun]
