@@ -92,7 +92,9 @@ class Serving:
             if port in self._ends and not self._ends[port].done():
                 self._ends[port].set_result(reason)
 
-    async def _attach(self, port_type: str, fds: list[int], label: str = "", options: bytes = b"") -> str:
+    async def _attach(
+        self, port_type: str, fds: list[int], label: str = "", options: bytes = b"", peer: str = ""
+    ) -> str:
         taken = fds[:]
         fds.clear()
         port = self._lan.engine.add_port(self._lan.switch, port_type, taken, options, **port_settings())
