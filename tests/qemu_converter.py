@@ -27,18 +27,28 @@ needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason="needs QEMU (
 class QemuConverter:
     """Joins `netdevs`, each as after `-netdev` but without an id: "dgram,local.type=unix,local.path=/x,...".
 
-    `fds` are the descriptors these name; they stay the caller's. When the constructor returns, every netdev is open and
-    served. Runs in the network namespace of the thread that makes it. Raises RuntimeError, with what QEMU said.
+    `hubs` are more of them, those of each joined with each other. `fds` are the descriptors that any of these name;
+    they stay the caller's. `prefix` is put before QEMU's command: how to run it in a namespace. When the constructor
+    returns, every netdev is open and served. Runs in the network namespace of the thread that makes it, without a
+    prefix. Raises RuntimeError, with what QEMU said.
     """
 
-    def __init__(self, *netdevs: str, fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *netdevs: str,
+        hubs: Sequence[Sequence[str]] = (),
+        fds: Sequence[int] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
         ours, theirs = socket.socketpair()
-        command = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+        command = [*prefix, QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
         command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
-        for number, netdev in enumerate(netdevs):
-            kind, comma, options = netdev.partition(",")
-            command += ["-netdev", f"{kind},id=n{number}{comma}{options}"]
-            command += ["-netdev", f"hubport,id=h{number},hubid=0,netdev=n{number}"]
+        for hub, joined in enumerate([netdevs, *hubs]):
+            for number, netdev in enumerate(joined):
+                kind, comma, options = netdev.partition(",")
+                name = f"{hub}.{number}"
+                command += ["-netdev", f"{kind},id=n{name}{comma}{options}"]
+                command += ["-netdev", f"hubport,id=h{name},hubid={hub},netdev=n{name}"]
         self.error = ""
         with ours, theirs:
             self.process = subprocess.Popen(

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,10 +66,14 @@ def processor_time(pid: int) -> float:
 
 
 class RingFabric:
-    """A fabric with a switch `lan`, that serves rings at `path`. A context manager."""
+    """A fabric with a switch `lan`, that serves rings at `path`. A context manager.
 
-    def __init__(self, path: Path) -> None:
+    `prefix` is put before its command: how to run it in a namespace.
+    """
+
+    def __init__(self, path: Path, prefix: Sequence[str] = ()) -> None:
         self.path = path
+        self._prefix = prefix
         self.events: queue.Queue[FabricEvent] = queue.Queue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -80,7 +84,7 @@ class RingFabric:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
+                [*self._prefix, sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
             )
         self._thread.start()
