@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -28,6 +32,9 @@ from .namespaces import TIMEOUT, Namespace
 pytestmark = [pytest.mark.root, pytest.mark.tun]
 
 
+TUNGETSNDBUF = 0x800454D3  # linux/if_tun.h
+
+
 def in_namespace(host: Namespace, test: Callable[[Fabric], Coroutine[Any, Any, None]]) -> None:
     """Run the test's body with a fabric to which `host` is the machine."""
     run(test, ["nsenter", f"--net=/proc/{host.pid}/ns/net"])
@@ -38,6 +45,11 @@ def devices(host: Namespace) -> dict[str, str]:
     command = ["nsenter", f"--net=/proc/{host.pid}/ns/net", "ip", "-o", "-d", "link"]
     lines = subprocess.check_output(command, text=True).splitlines()
     return {name.split("@")[0]: line for line in lines if (name := line.split(": ")[1]) != "lo"}
+
+
+def open_queues(pid: int, name: str) -> int:
+    """How many descriptors of the device the process has, see proc_pid_fdinfo(5)."""
+    return sum(f"iff:\t{name}" in path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
 
 
 async def add(fabric: Fabric, **spec: Any) -> str:
@@ -76,30 +88,112 @@ def test_device_is_made_and_goes_with_the_port() -> None:
         assert devices(host) == {}  # the fabric has ended
 
 
-def test_frames_pass_between_the_device_and_the_switch() -> None:
-    """What the machine's stack sends by the device enters the switch, and the other way round."""
+@pytest.mark.parametrize("vnet_hdr", [True, False])
+@pytest.mark.parametrize("queues", [1, 4])
+def test_frames_of_every_size_pass_both_ways(*, vnet_hdr: bool, queues: int) -> None:
+    """What the machine's stack sends by the device enters the switch byte for byte, and the other way round."""
 
     async def body(fabric: Fabric) -> None:
         peer = await fabric.peer("lan", "p")
-        await add(fabric, ifname="t0")
+        await add(fabric, ifname="t0", vnet_hdr=vnet_hdr, queues=queues, device_mtu=65521)
         with visiting(host.fd):
             (fd,) = open_packet("t0", vnet_hdr=False)
         with socket.socket(fileno=fd) as raw:
             raw.settimeout(TIMEOUT)
-            for size in (14, 42, 60, 64, 1514):
-                sent = frame(BROADCAST, mac(1), size=size)[:size]
+            for size in (14, 42, 60, 64, 1514, 1518, 4096, 9014, 16000, 65535):
+                sent = (BROADCAST + mac(1) + b"\x88\xb5" + os.urandom(size))[:size]
                 raw.send(sent)
                 while (got := peer.receive())[6:12] != mac(1):
                     pass  # what the stack says by itself
                 assert got == sent
-                peer.send(answer := frame(BROADCAST, mac(2), size=size)[:size])
-                while (got := raw.recv(2000))[6:12] != mac(2):
+                peer.send(answer := sent[:6] + mac(2) + sent[12:])
+                while (got := raw.recv(1 << 17))[6:12] != mac(2):
                     pass
                 assert got == answer
         peer.close()
 
     with Namespace() as host:
         in_namespace(host, body)
+
+
+def test_many_flows_over_several_queues_stay_in_order() -> None:
+    """The kernel spreads flows over the queues; within each, every datagram arrives, in order. So do those back."""
+
+    def datagrams(source: Namespace, address: str, target: Namespace, to: str) -> None:
+        with target.bound(socket.SOCK_DGRAM, to) as server, contextlib.ExitStack() as stack:
+            flows = [stack.enter_context(source.bound(socket.SOCK_DGRAM, address)) for _ in range(16)]
+            for number in range(50):
+                for flow in flows:
+                    flow.sendto(number.to_bytes(2, "big"), server.getsockname())
+                for _ in flows:
+                    data, sender = server.recvfrom(100)
+                    got[sender].append(int.from_bytes(data, "big"))
+
+    async def body(fabric: Fabric) -> None:
+        await add(fabric, ifname="t0", queues=4)
+        host.ip("addr add 10.7.0.1/24 dev t0")
+        with visiting(inside.fd):
+            tap = open_tap("eth0")
+        inside.ip("addr add 10.7.0.2/24 dev eth0")
+        inside.ip("link set eth0 up")
+        await fabric.client.add_port("lan", "inside", "tap", tap.fds)
+        await asyncio.to_thread(datagrams, host, "10.7.0.1", inside, "10.7.0.2")
+        await asyncio.to_thread(datagrams, inside, "10.7.0.2", host, "10.7.0.1")
+        assert open_queues(fabric.process.pid, "t0") == 5  # of which one is there for the end
+
+    got: dict[Any, list[int]] = collections.defaultdict(list)
+    with Namespace() as host, Namespace() as inside:
+        in_namespace(host, body)
+    assert len(got) == 32
+    assert all(numbers == list(range(50)) for numbers in got.values())
+
+
+def test_devices_given_by_descriptor_are_used_as_they_are() -> None:
+    """Queues of one device, whose namespace is another; descriptors of anything else, or of two, are refused."""
+
+    async def give(fabric: Fabric, fds: list[int], port: str = "t") -> None:
+        spec = {"type": "tap", "fds": list(range(3, 3 + len(fds)))}
+        await fabric.client.add_outside_port("lan", port, spec, fds=fds)
+
+    async def body(fabric: Fabric) -> None:
+        with visiting(host.fd):
+            one, two = open_tap("one", queues=2), open_tap("two", vnet_hdr=False)
+        with pytest.raises(FabricError, match="are of several devices: one, two"):
+            await give(fabric, [os.dup(one.fds[0]), two.fds[0]])
+        with pytest.raises(FabricError, match="not that of a TAP device"):
+            await give(fabric, [os.open("/dev/null", os.O_RDWR)])
+        peer = await fabric.peer("lan", "p")
+        await give(fabric, one.fds)
+        host.ip("link set one up")
+        with visiting(host.fd), socket.socket(fileno=open_packet("one", vnet_hdr=False)[0]) as raw:
+            raw.settimeout(TIMEOUT)
+            peer.send(frame(BROADCAST, mac(2)))
+            while (got := raw.recv(2000))[6:12] != mac(2):
+                pass
+        assert got == frame(BROADCAST, mac(2))
+        peer.close()
+
+    with Namespace() as host:
+        run(body)
+        assert devices(host) == {}
+
+
+def test_send_buffer_is_set() -> None:
+    """As large as asked for, over the kernel's own idea."""
+
+    async def body(fabric: Fabric) -> None:
+        peer = await fabric.peer("lan", "p")
+        with visiting(host.fd):
+            (fd,) = open_tap("t0").fds
+        ours = os.dup(fd)
+        assert struct.unpack("i", fcntl.ioctl(ours, TUNGETSNDBUF, bytes(4))) != (5000,)
+        await fabric.client.add_outside_port("lan", "t", {"type": "tap", "fd": 3, "sndbuf": 5000}, fds=[fd])
+        assert struct.unpack("i", fcntl.ioctl(ours, TUNGETSNDBUF, bytes(4))) == (5000,)
+        os.close(ours)
+        peer.close()
+
+    with Namespace() as host:
+        run(body)
 
 
 def test_device_deleted_by_somebody_ends_the_port() -> None:
