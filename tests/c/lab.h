@@ -18,6 +18,7 @@
 struct peer {
 	int fd;
 	struct port *port;
+	uint32_t prefix; /* bytes of length before each frame: the last ones of 32 bits */
 };
 
 static uint64_t test_clock_ns = 1000 * SECOND;
@@ -45,15 +46,20 @@ static inline void lab_stop(void)
 	engine = NULL;
 }
 
-static inline struct peer lab_add_peer(void)
+static inline struct peer lab_add_framed_peer(const char *type, uint32_t prefix)
 {
-	struct peer peer;
+	struct peer peer = { .prefix = prefix };
 	int pair[2];
 
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &pair[1], 1, NULL, &peer.port));
+	CHECK(!vsw_port_new(sw, vsw_port_ops_find(type), &pair[1], 1, NULL, &peer.port));
 	peer.fd = pair[0];
 	return peer;
+}
+
+static inline struct peer lab_add_peer(void)
+{
+	return lab_add_framed_peer("stream", 4);
 }
 
 /* Turn the loop until nothing is left to do. */
@@ -92,18 +98,19 @@ static inline void lab_send(struct peer peer, uint64_t to, uint64_t from, uint32
 	uint8_t *wire = malloc(len + 4);
 	size_t size = make_frame(wire, to, from, len, tag);
 
+	wire += 4 - peer.prefix, size -= 4 - peer.prefix;
 	CHECK(write(peer.fd, wire, size) == (ssize_t)size);
-	free(wire);
+	free(wire - (4 - peer.prefix));
 }
 
 /* Read one frame: return its tag, or -1 if none is there. Checks the content. */
 static inline int64_t lab_receive(struct peer peer)
 {
 	static uint8_t frame[FRAME_MAX];
-	uint32_t wire, len, tag;
+	uint32_t wire = 0, len, tag;
 	size_t have = 0;
 
-	if (read(peer.fd, &wire, sizeof(wire)) != sizeof(wire))
+	if (read(peer.fd, (uint8_t *)&wire + 4 - peer.prefix, peer.prefix) != peer.prefix)
 		return -1;
 	len = be32toh(wire);
 	CHECK(len >= 18 && len <= FRAME_MAX);

@@ -8,28 +8,47 @@
 #define B 0x525400000002ULL
 #define C 0x525400000003ULL
 
-/* Frames cut anywhere arrive whole: `step` bytes at a time, each read on its own. */
-static void reassembles(size_t step)
+/* The two framings: whose peers are `type`s, and the longest frame in it. */
+static const struct framing {
+	const char *type;
+	uint32_t prefix, longest;
+} framings[] = { { "stream", 4, FRAME_MAX }, { "vdestream", 2, 65535 } };
+
+static struct peer add_peer(const struct framing *framing)
 {
-	static const uint32_t lens[] = { 18, 60, 1514, FRAME_MAX, 19, 9000 };
-	static uint8_t wire[6 * (FRAME_MAX + 4)];
+	return lab_add_framed_peer(framing->type, framing->prefix);
+}
+
+/* Frames cut anywhere arrive whole: `step` bytes at a time, each read on its own. They come in one framing and leave in
+ * the other, or the same.
+ */
+static void reassembles(size_t step, const struct framing *in, const struct framing *out)
+{
+	uint32_t lens[] = { 18, 60,   1514, 65535, in->longest < out->longest ? in->longest : out->longest,
+			    19, 9000, 63,   64,    65 };
+	enum { FRAMES = sizeof(lens) / sizeof(lens[0]) };
+	static uint8_t wire[FRAMES * (FRAME_MAX + 4)], one[FRAME_MAX + 4];
 	struct peer a, b;
 	size_t size = 0;
 
 	lab_start(false, 8192);
-	a = lab_add_peer(), b = lab_add_peer();
-	for (uint32_t i = 0; i < 6; i++)
-		size += make_frame(wire + size, B, A, lens[i], i);
+	a = add_peer(in), b = add_peer(out);
+	for (uint32_t i = 0; i < FRAMES; i++) {
+		size_t n = make_frame(one, B, A, lens[i], i) - (4 - in->prefix);
+
+		memcpy(wire + size, one + 4 - in->prefix, n);
+		size += n;
+	}
 	for (size_t at = 0; at < size; at += step) {
 		size_t n = size - at < step ? size - at : step;
 
 		CHECK(write(a.fd, wire + at, n) == (ssize_t)n);
 		vsw_engine_step(engine, 0);
 	}
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < FRAMES; i++)
 		CHECK(lab_receive(b) == i);
 	CHECK(lab_receive(b) == -1);
-	CHECK(a.port->rx.frames == 6 && b.port->tx.frames == 6);
+	CHECK(a.port->rx.frames == FRAMES && b.port->tx.frames == FRAMES);
 	lab_stop();
 }
 
@@ -38,7 +57,8 @@ static void reassembles_frames_cut_anywhere(void)
 	static const size_t steps[] = { 1, 2, 3, 5, 63, 64, 1000, 4096, 65536, 100000 };
 
 	for (unsigned i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
-		reassembles(steps[i]);
+		for (unsigned j = 0; j < 4; j++)
+			reassembles(steps[i], &framings[j / 2], &framings[j % 2]);
 }
 
 static void passes_on_many_frames_sent_at_once(void)
@@ -57,6 +77,66 @@ static void passes_on_many_frames_sent_at_once(void)
 	for (int i = 0; i < FRAMES; i++)
 		CHECK(lab_receive(b) == i);
 	CHECK(a.port->rx.frames == FRAMES && b.port->tx.frames == FRAMES && b.port->tx.bytes == FRAMES * 60ULL);
+	lab_stop();
+}
+
+static void neighbours_with_short_lengths_are_left_alone(void)
+{
+	enum { FRAMES = 1000 };
+	static uint8_t wire[FRAMES * 70], one[100];
+	struct peer a, b;
+	size_t size = 0;
+
+	lab_start(false, 8192);
+	a = lab_add_framed_peer("vdestream", 2), b = lab_add_peer();
+	for (uint32_t i = 0; i < FRAMES; i++) {
+		size_t n = make_frame(one, B, A, 60 + i % 9, i) - 2;
+
+		memcpy(wire + size, one + 2, n);
+		size += n;
+	}
+	CHECK(write(a.fd, wire, size) == (ssize_t)size);
+	lab_settle();
+	for (int i = 0; i < FRAMES; i++)
+		CHECK(lab_receive(b) == i);
+	lab_stop();
+}
+
+static void a_frame_its_length_cannot_say_goes_no_further(void)
+{
+	static uint8_t wire[3 * (FRAME_MAX + 4)];
+	struct peer a, b;
+	size_t size;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_framed_peer("vdestream", 2);
+	size = make_frame(wire, B, A, 65536, 1);
+	size += make_frame(wire + size, B, A, 60, 2);
+	size += make_frame(wire + size, B, A, 65535, 3);
+	for (size_t at = 0; at < size;) {
+		ssize_t n = write(a.fd, wire + at, size - at);
+
+		CHECK(n > 0);
+		at += (size_t)n;
+		lab_settle();
+	}
+	CHECK(lab_receive(b) == 2 && lab_receive(b) == 3 && lab_receive(b) == -1);
+	CHECK(b.port->drops[DROP_TOO_LONG] == 1 && b.port->tx.frames == 2 && b.port->state == PORT_UP);
+	lab_stop();
+}
+
+static void discards_empty_frames_and_runts_of_short_lengths(void)
+{
+	static const uint8_t runts[] = { 0, 0, 0, 1, 9, 0, 13, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13 };
+	struct peer a, b;
+
+	lab_start(false, 8192);
+	a = lab_add_framed_peer("vdestream", 2), b = lab_add_peer();
+	CHECK(write(a.fd, runts, sizeof(runts)) == sizeof(runts));
+	lab_send(a, B, A, 60, 1);
+	lab_settle();
+	CHECK(lab_receive(b) == 1 && lab_receive(b) == -1);
+	CHECK(a.port->drops[DROP_RUNT] == 3 && a.port->state == PORT_UP);
 	lab_stop();
 }
 
@@ -145,13 +225,13 @@ static uint32_t send_until_stuck(struct peer from, uint64_t to, uint64_t source,
 	return n;
 }
 
-static void loses_nothing(uint32_t len, bool hub)
+static void loses_nothing(uint32_t len, bool hub, const struct framing *out)
 {
 	struct peer a, b;
 	uint32_t n;
 
 	lab_start(hub, 8192);
-	a = lab_add_peer(), b = lab_add_peer();
+	a = lab_add_peer(), b = add_peer(out);
 	lab_send(b, ANYBODY, B, 60, 0);
 	lab_settle();
 	n = send_until_stuck(a, B, A, len, 100000);
@@ -171,7 +251,8 @@ static void a_slow_receiver_pauses_its_sender_and_loses_nothing(void)
 	static const uint32_t lens[] = { 60, 1514, 9000, 65000 };
 
 	for (unsigned i = 0; i < sizeof(lens) / sizeof(lens[0]); i++)
-		loses_nothing(lens[i], i % 2); /* a hub of two is no different */
+		for (unsigned j = 0; j < 2; j++)
+			loses_nothing(lens[i], i % 2, &framings[j]); /* a hub of two is no different */
 }
 
 static void a_stuck_receiver_holds_its_senders_up_only_for_the_limit(void)
@@ -287,6 +368,9 @@ int main(void)
 {
 	RUN(reassembles_frames_cut_anywhere);
 	RUN(passes_on_many_frames_sent_at_once);
+	RUN(neighbours_with_short_lengths_are_left_alone);
+	RUN(a_frame_its_length_cannot_say_goes_no_further);
+	RUN(discards_empty_frames_and_runts_of_short_lengths);
 	RUN(discards_empty_frames_and_runts);
 	RUN(an_oversize_length_fails_that_port_alone);
 	RUN(half_a_frame_at_the_end_is_no_frame);

@@ -24,9 +24,10 @@ static void append(struct outqueue *queue, const uint8_t *from, uint32_t size)
 
 bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32_t sent)
 {
-	uint32_t size = FRAME_PREFIX + frame->len - sent;
+	uint32_t prefix = vsw_outqueue_prefix(queue);
+	uint32_t size = prefix + frame->len - sent;
 	struct iovec pieces[2];
-	unsigned n_pieces = frame_pieces(frame, FRAME_PREFIX, pieces);
+	unsigned n_pieces = frame_pieces(frame, prefix, pieces);
 
 	if (queue->frames == OUTQUEUE_FRAMES || OUTQUEUE_SIZE - vsw_outqueue_bytes(queue) < size)
 		return false;
@@ -75,7 +76,7 @@ static uint64_t number_at(const struct outqueue *queue, uint64_t at, uint32_t n)
 
 static uint32_t length_at(const struct outqueue *queue, uint64_t at)
 {
-	return (uint32_t)number_at(queue, at, FRAME_PREFIX);
+	return (uint32_t)number_at(queue, at, vsw_outqueue_prefix(queue));
 }
 
 /* Copy `size` bytes from `at` on, which may lie across the ring's end. */
@@ -120,13 +121,15 @@ unsigned vsw_outqueue_views(const struct outqueue *queue, struct frame *frames, 
 
 void vsw_outqueue_consume(struct outqueue *queue, uint64_t n, struct traffic *traffic)
 {
+	uint32_t prefix = vsw_outqueue_prefix(queue);
+
 	while (n) {
 		uint32_t step;
 
 		if (!queue->rest) {
 			queue->len = length_at(queue, queue->head);
-			queue->rest = FRAME_PREFIX + queue->len;
-			queue->destination = number_at(queue, queue->head + FRAME_PREFIX, 6);
+			queue->rest = prefix + queue->len;
+			queue->destination = number_at(queue, queue->head + prefix, 6);
 		}
 		step = n < queue->rest ? (uint32_t)n : queue->rest;
 		queue->rest -= step;

@@ -20,13 +20,20 @@ struct outqueue {
 	uint8_t *ring;       /* NULL until first used */
 	uint64_t head, tail; /* bytes taken out and put in since the start; at most OUTQUEUE_SIZE apart */
 	uint32_t frames;
-	uint32_t rest; /* bytes of the frame at the head that are still to send; 0: none of it was sent */
+	uint32_t omitted; /* leading bytes of each FRAME_PREFIX that are not sent: 2 where lengths have 16 bits */
+	uint32_t rest;    /* bytes of the frame at the head that are still to send; 0: none of it was sent */
 	/* Of the frame `rest` is about. */
 	uint32_t len;
 	uint64_t destination;
 };
 
 void vsw_outqueue_free(struct outqueue *queue);
+
+/* Return how many bytes of length precede each frame in the ring. */
+static inline uint32_t vsw_outqueue_prefix(const struct outqueue *queue)
+{
+	return FRAME_PREFIX - queue->omitted;
+}
 
 static inline uint32_t vsw_outqueue_bytes(const struct outqueue *queue)
 {
@@ -41,7 +48,7 @@ bool vsw_outqueue_push(struct outqueue *queue, const struct frame *frame, uint32
 /* Point `pieces` at what is to be sent. Return how many there are (0..2). */
 int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2]);
 
-/* Copy the frame at the head, of which nothing has been sent, to `to` (FRAME_MAX bytes, FRAME_PREFIX before them). Return
+/* Copy the frame at the head of a queue that omits nothing, of which nothing has been sent, to `to` (FRAME_MAX bytes, FRAME_PREFIX before them). Return
  * its length; 0 when there is none.
  */
 uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Port type `stream`: a connected stream socket (unix or TCP) in the framing of QEMU's `stream` and `socket` netdevs:
- * each frame is preceded by its length as a 32-bit number in network order. (QEMU: net/socket.c, net/stream_data.c.)
+/* Port types `stream` and `vdestream`: a connected stream socket (unix or TCP) on which each frame is preceded by its
+ * length in network order. In the framing of QEMU's `stream` and `socket` netdevs that is a 32-bit number (net/socket.c,
+ * net/stream_data.c there), in that of libvdestream, which vde_plug speaks on its standard input and output, one of 16.
  *
- * A length over FRAME_MAX ends the port, as it does in QEMU. Frames shorter than an Ethernet header are discarded; a
- * length of 0 must not be passed on above all: QEMU 7.2 never receives again after one.
+ * A length over FRAME_MAX, which 16 bits cannot say, ends the port, as it does in QEMU. Frames shorter than an Ethernet
+ * header are discarded; a length of 0 must not be passed on above all: QEMU 7.2 never receives again after one.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +18,9 @@
 #include "../fabric/switch.h"
 #include "outqueue.h"
 
-#define READ_SIZE   (128U << 10)        /* bytes taken by one read */
+#define READ_SIZE   (128U << 10)     /* bytes taken by one read */
+#define HEADS_AT    (READ_SIZE + 64) /* in the scratch memory, where heads have to be apart from their frames */
+#define HEAD_STRIDE (16 + FRAME_HEAD)
 #define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
 #define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
 
@@ -29,6 +32,8 @@ struct stream {
 	uint32_t part_size; /* allocated */
 	uint32_t part_len;
 	uint32_t part_want;
+	uint32_t prefix;  /* bytes of a length on the wire: the last ones of FRAME_PREFIX */
+	uint32_t longest; /* bytes of the longest frame that goes out */
 	struct outqueue queue;
 };
 
@@ -39,8 +44,14 @@ struct found {
 	struct frame frames[FRAME_BATCH];
 };
 
-static int stream_open(struct port *port)
+static uint32_t omitted(const struct stream *stream)
 {
+	return FRAME_PREFIX - stream->prefix;
+}
+
+static int open_framed(struct port *port, uint32_t prefix, uint32_t longest)
+{
+	struct stream *stream;
 	int fd = port->fds[0];
 	int type;
 	socklen_t size = sizeof(int);
@@ -51,8 +62,24 @@ static int stream_open(struct port *port)
 		return -errno;
 	if (type != SOCK_STREAM)
 		return -EPROTOTYPE;
-	port->private = calloc(1, sizeof(struct stream));
-	return port->private ? 0 : -ENOMEM;
+	stream = calloc(1, sizeof(*stream));
+	if (!stream)
+		return -ENOMEM;
+	stream->prefix = prefix;
+	stream->longest = longest;
+	stream->queue.omitted = omitted(stream);
+	port->private = stream;
+	return 0;
+}
+
+static int stream_open(struct port *port)
+{
+	return open_framed(port, FRAME_PREFIX, FRAME_MAX);
+}
+
+static int vdestream_open(struct port *port)
+{
+	return open_framed(port, 2, UINT16_MAX);
 }
 
 static void stream_close(struct port *port)
@@ -68,11 +95,11 @@ static void stream_close(struct port *port)
 
 /* --- receiving --- */
 
-static uint32_t read_length(const uint8_t *wire)
+static uint32_t read_length(const struct stream *stream, const uint8_t *wire)
 {
-	uint32_t len;
+	uint32_t len = 0;
 
-	memcpy(&len, wire, sizeof(len));
+	memcpy((uint8_t *)&len + omitted(stream), wire, stream->prefix);
 	return be32toh(len);
 }
 
@@ -83,13 +110,31 @@ static void hand_over(struct found *found)
 	found->n = 0;
 }
 
+/* Return a view of the frame at `data`. Where its length on the wire is short, what is before that is the end of another
+ * frame, and the head has to be elsewhere to have its FRAME_PREFIX.
+ */
+static struct frame view(const struct found *found, const uint8_t *data, uint32_t len)
+{
+	const struct stream *stream = found->port->private;
+	uint32_t head_len = len < FRAME_HEAD ? len : FRAME_HEAD;
+	uint8_t *head;
+
+	if (stream->prefix == FRAME_PREFIX)
+		return frame_whole(data, len);
+	head = found->port->engine->scratch + HEADS_AT + found->n * HEAD_STRIDE + FRAME_PREFIX;
+	memcpy(head, data, head_len);
+	frame_set_prefix(head, len);
+	return (struct frame){ .head = head, .rest = data + head_len, .len = len, .head_len = head_len };
+}
+
 static void add(struct found *found, const uint8_t *data, uint32_t len)
 {
 	if (len < FRAME_MIN) {
 		vsw_port_drop_in(found->port, DROP_RUNT, len);
 		return;
 	}
-	found->frames[found->n++] = frame_whole(data, len);
+	found->frames[found->n] = view(found, data, len);
+	found->n++;
 	if (found->n == FRAME_BATCH)
 		hand_over(found);
 }
@@ -97,10 +142,12 @@ static void add(struct found *found, const uint8_t *data, uint32_t len)
 /* Find the whole frames in `n` bytes. Return how many bytes they took, -1 after a length nobody may send. */
 static ssize_t parse(struct found *found, const uint8_t *wire, size_t n)
 {
+	const struct stream *stream = found->port->private;
+	uint32_t prefix = stream->prefix;
 	size_t at = 0;
 
-	while (n - at >= FRAME_PREFIX) {
-		uint32_t len = read_length(wire + at);
+	while (n - at >= prefix) {
+		uint32_t len = read_length(stream, wire + at);
 
 		if (len > FRAME_MAX) {
 			hand_over(found);
@@ -109,10 +156,10 @@ static ssize_t parse(struct found *found, const uint8_t *wire, size_t n)
 				     "the peer sent a frame of %u bytes; at most %u are allowed", len, FRAME_MAX);
 			return -1;
 		}
-		if (n - at - FRAME_PREFIX < len)
+		if (n - at - prefix < len)
 			break;
-		add(found, wire + at + FRAME_PREFIX, len);
-		at += FRAME_PREFIX + len;
+		add(found, wire + at + prefix, len);
+		at += prefix + len;
 	}
 	return (ssize_t)at;
 }
@@ -121,8 +168,8 @@ static ssize_t parse(struct found *found, const uint8_t *wire, size_t n)
 static void keep(struct port *port, const uint8_t *wire, uint32_t n)
 {
 	struct stream *stream = port->private;
-	uint32_t want = n < FRAME_PREFIX ? 0 : FRAME_PREFIX + read_length(wire);
-	uint32_t size = want ? want : FRAME_PREFIX;
+	uint32_t want = n < stream->prefix ? 0 : stream->prefix + read_length(stream, wire);
+	uint32_t size = want ? want : stream->prefix;
 
 	stream->part_len = n;
 	stream->part_want = want;
@@ -181,7 +228,7 @@ static void stream_collect(struct port *port)
 			return;
 		}
 		n -= missing;
-		add(&found, stream->part + FRAME_PREFIX, stream->part_want - FRAME_PREFIX);
+		add(&found, stream->part + stream->prefix, stream->part_want - stream->prefix);
 	} else {
 		n += stream->part_len;
 	}
@@ -208,7 +255,7 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 
 	for (unsigned j = 0; j < n; j++) {
 		struct iovec *next = &pieces[n_pieces];
-		unsigned n_new = frame_pieces(&frames[j], FRAME_PREFIX, next);
+		unsigned n_new = frame_pieces(&frames[j], stream->prefix, next);
 
 		if (n_new == 1 && j && (uint8_t *)next[-1].iov_base + next[-1].iov_len == next->iov_base)
 			next[-1].iov_len += next->iov_len;
@@ -222,8 +269,8 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 			vsw_port_end_errno(port, "sending", errno);
 		return 0;
 	}
-	for (left = (size_t)sent; i < n && left >= FRAME_PREFIX + frames[i].len; i++)
-		left -= FRAME_PREFIX + frames[i].len;
+	for (left = (size_t)sent; i < n && left >= stream->prefix + frames[i].len; i++)
+		left -= stream->prefix + frames[i].len;
 	vsw_traffic_add_frames(&port->tx, frames, i);
 	if (left) {
 		if (!vsw_outqueue_push(&stream->queue, &frames[i], (uint32_t)left)) {
@@ -235,7 +282,7 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 	return i;
 }
 
-static void stream_deliver(struct port *port, const struct frame *frames, unsigned n)
+static void send_or_queue(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct stream *stream = port->private;
 	struct outqueue *queue = &stream->queue;
@@ -256,6 +303,34 @@ static void stream_deliver(struct port *port, const struct frame *frames, unsign
 	vsw_port_watch(port, port->events | EPOLLOUT);
 	if (!port->settings.overflow_drop && (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES))
 		vsw_pause_congested(port);
+}
+
+/* Return how many frames there are before the first that is too long. */
+static unsigned fitting(const struct stream *stream, const struct frame *frames, unsigned n)
+{
+	unsigned i = stream->longest == FRAME_MAX ? n : 0;
+
+	while (i < n && frames[i].len <= stream->longest)
+		i++;
+	return i;
+}
+
+static void stream_deliver(struct port *port, const struct frame *frames, unsigned n)
+{
+	unsigned i = 0;
+
+	while (i < n && port->state == PORT_UP) {
+		unsigned n_fitting = fitting(port->private, frames + i, n - i);
+
+		if (n_fitting)
+			send_or_queue(port, frames + i, n_fitting);
+		i += n_fitting;
+		if (i < n) {
+			port->drops[DROP_TOO_LONG]++;
+			i++;
+		}
+	}
+	port->drops[DROP_CLOSED] += n - i;
 }
 
 static void stream_drain(struct port *port)
@@ -287,6 +362,17 @@ const struct port_ops vsw_stream_ops = {
 	.min_fds = 1,
 	.max_fds = 1,
 	.open = stream_open,
+	.collect = stream_collect,
+	.deliver = stream_deliver,
+	.drain = stream_drain,
+	.close = stream_close,
+};
+
+const struct port_ops vsw_vdestream_ops = {
+	.name = "vdestream",
+	.min_fds = 1,
+	.max_fds = 1,
+	.open = vdestream_open,
 	.collect = stream_collect,
 	.deliver = stream_deliver,
 	.drain = stream_drain,
