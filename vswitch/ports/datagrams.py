@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 
+from ..errors import FabricError
 from .port import Attach
 
 _BUFFER = 2 << 20  # bytes: thousands of small frames, or 30 of the largest
@@ -19,6 +20,15 @@ def enlarge_buffers(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER)
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+
+
+def adopt_socket(fd: int) -> socket.socket:
+    """Make a socket object of `fd`, which is taken over. Raises FabricError."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise FabricError("fd is not a socket") from None
 
 
 async def resolve_pair(

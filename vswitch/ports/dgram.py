@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import FabricError
 from .address import check_address, split_host_port, unix_address, unix_path
-from .datagrams import attach_owned, enlarge_buffers, open_connected, resolve_pair
+from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix
 
@@ -56,7 +56,7 @@ class DgramSpec(PortSpec, frozen=True, kw_only=True, tag="dgram"):
     async def serve(self, attach: Attach, status: Status) -> None:
         """Open the socket; with a unix one, for good. Raises OSError, FabricError."""
         if self.fd is not None:
-            with socket.socket(fileno=self.fd) as sock:
+            with adopt_socket(self.fd) as sock:
                 await _serve_descriptor(sock, attach, status)
             return
         assert self.local is not None

@@ -4,55 +4,96 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from ipaddress import IPv4Address
+from typing import Annotated
 
+from msgspec import Meta
+
+from ..errors import FabricError
 from .address import split_host_port
-from .port import Attach, PortSpec
+from .datagrams import adopt_socket, attach_owned, enlarge_buffers
+from .port import Attach, Descriptor, PortSpec, Status
 
 
-def open_bus(group: str, port: int, localaddr: str) -> tuple[int, int]:
+def open_bus(group: str, port: int, localaddr: str, ttl: int = 1) -> tuple[int, int]:
     """Join the bus `group`:`port` on the interface that has `localaddr`; return (receiving, sending) descriptors.
 
     Options are set in the order of QEMU's `socket,mcast=`. The sender has a port of its own, unlike QEMU's, so that our
-    echoes can be told from others' frames. Works in a network namespace that has only `lo` up, without any route.
-    Raises OSError.
+    echoes can be told from others' frames. With a `ttl` of 1 frames do not leave the network they are sent to. Works in
+    a network namespace that has only `lo` up, without any route. Raises OSError.
     """
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as bus,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender,
-    ):
-        local = socket.inet_aton(localaddr)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as bus:
+        enlarge_buffers(bus)
         bus.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bus.bind((group, port))
-        bus.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("4s4s", socket.inet_aton(group), local))
+        membership = struct.pack("4s4s", socket.inet_aton(group), socket.inet_aton(localaddr))
+        bus.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sender = _open_sender(group, port, localaddr, ttl)
+        return bus.detach(), sender
+
+
+def _open_sender(group: str, port: int, localaddr: str, ttl: int) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+        enlarge_buffers(sender)
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(localaddr))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
         sender.bind((localaddr, 0))
         sender.connect((group, port))
-        return bus.detach(), sender.detach()
+        return sender.detach()
 
 
 class McastSpec(PortSpec, frozen=True, kw_only=True, tag="mcast"):
-    """A port on a multicast bus outside the lab: `group` is "address:port", `localaddr` an address of the interface."""
+    """A port on a multicast bus outside the lab: `group` is "address:port", `localaddr` an address of the interface.
 
-    group: str
+    `fd` is a socket that has joined it already; `group` may be left out if it is bound to that. `ttl` says how far
+    frames go: 1 is the local network.
+    """
+
+    group: str | None = None
     localaddr: str = "127.0.0.1"
+    ttl: Annotated[int, Meta(ge=0, le=255)] = 1
+    fd: Descriptor | None = None
 
     def problems(self) -> list[str]:
         """Check the addresses."""
+        if self.group is None and self.fd is None:
+            return ["give group, or fd"]
         try:
-            host, _ = split_host_port(self.group)
-            if not IPv4Address(host).is_multicast:
-                return [f"group {host} is not an IPv4 multicast address (224.0.0.0 to 239.255.255.255)"]
-            IPv4Address(self.localaddr)
+            if self.group is not None:
+                _check_group(split_host_port(self.group)[0])
+            if IPv4Address(self.localaddr).is_unspecified:
+                return [f"localaddr {self.localaddr} is not an address of one interface"]
         except ValueError as error:
             return [str(error)]
         return []
 
-    async def serve(self, attach: Attach, status: Callable[[str], None]) -> None:
-        """Join the bus. Raises OSError."""
-        host, port = split_host_port(self.group)
-        fds = list(open_bus(host, port, self.localaddr))
+    async def serve(self, attach: Attach, status: Status) -> None:
+        """Join the bus. Raises OSError, FabricError."""
+        if self.fd is not None:
+            fds = list(self._adopt(self.fd))
+        else:
+            assert self.group is not None
+            fds = list(open_bus(*split_host_port(self.group), self.localaddr, self.ttl))
         status("joined")
-        await attach("mcast", fds)
+        await attach_owned(attach, "mcast", fds)
+
+    def _adopt(self, fd: int) -> tuple[int, int]:
+        """Return the descriptors of a bus that `fd` has joined, which is taken over. Raises OSError, FabricError."""
+        with adopt_socket(fd) as bus:
+            if bus.family != socket.AF_INET or bus.type != socket.SOCK_DGRAM:
+                raise FabricError("fd is not a UDP socket of IPv4")
+            group, port = bus.getsockname() if self.group is None else split_host_port(self.group)
+            try:
+                _check_group(group)
+            except ValueError:
+                raise FabricError(f"fd is bound to {group}, which is no multicast group: say which by group") from None
+            enlarge_buffers(bus)
+            sender = _open_sender(group, port, self.localaddr, self.ttl)
+            return bus.detach(), sender
+
+
+def _check_group(host: str) -> None:
+    """Raise ValueError if `host` is not a multicast group."""
+    if not IPv4Address(host).is_multicast:
+        raise ValueError(f"group {host} is not an IPv4 multicast address (224.0.0.0 to 239.255.255.255)")

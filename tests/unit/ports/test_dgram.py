@@ -250,6 +250,8 @@ def test_dgram_port_of_a_wrong_descriptor_says_so(lan: Lan) -> None:
         assert "not connected" in serving.wait_error()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
+    with Serving(lan, DgramSpec(fd=os.memfd_create("file"))) as serving:
+        assert serving.wait_error() == "fd is not a socket"
 
 
 @needs_qemu

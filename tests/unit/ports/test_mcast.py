@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.qemu_converter import needs_qemu, qemu_peer
 from vswitch.namespace import visiting
 from vswitch.ports.mcast import McastSpec, open_bus
 
 from ..fabric.lan import Lan
 from ..fabric.peers import BROADCAST, frame, mac
 from .namespaces import TIMEOUT, Namespace
+from .passing import SIZES, UDP_MAX
+from .serving import Serving
 
 GROUP, PORT = "230.0.0.1", 5544
 
@@ -96,6 +101,101 @@ def test_mcast_port_counts_what_the_kernel_dropped(lan: Lan) -> None:
         assert missed + lan.counters(port).rx_frames == 1000
 
 
+QEMU_BUS = f"socket,mcast={GROUP}:{PORT},localaddr=127.0.0.1"
+QEMU_DGRAM = f"dgram,remote.type=inet,remote.host={GROUP},remote.port={PORT},"
+QEMU_DGRAM += f"local.type=inet,local.host=127.0.0.1,local.port={PORT}"
+SPEC = McastSpec(group=f"{GROUP}:{PORT}")
+
+
+@needs_qemu
+@pytest.mark.root
+@pytest.mark.parametrize("netdev", [QEMU_BUS, QEMU_DGRAM])
+def test_mcast_port_talks_to_qemu(netdev: str) -> None:
+    """Every size UDP carries, both ways; QEMU's hub passes its own echo on to nobody."""
+    with Namespace() as namespace, visiting(namespace.fd), Lan() as lan:
+        inside, _ = lan.peer()
+        with qemu_peer(netdev) as beyond, Serving(lan, SPEC) as serving:
+            port = serving.wait_up()
+            for number, size in enumerate(size for size in SIZES if size <= UDP_MAX):
+                there = frame(BROADCAST, mac(1), b"%d" % number if size > 20 else b"", size=size)
+                inside.send(there)
+                assert beyond.receive() == there
+                back = frame(mac(1), mac(2), size=size)
+                beyond.send(back)
+                assert inside.receive() == back
+                assert beyond.receive() == back  # a QEMU on the bus hears itself
+            assert lan.counters(port).drops == {}
+            assert lan.counters(port).rx_frames == lan.counters(port).tx_frames
+
+
+@needs_qemu
+@pytest.mark.root
+def test_a_switch_on_a_bus_never_learns_its_own_hosts_there() -> None:
+    """Two machines and two switches on one bus: an address stays where its host is, whatever comes back."""
+    with (
+        Namespace() as namespace,
+        visiting(namespace.fd),
+        Lan() as left,
+        Lan() as right,
+        qemu_peer(QEMU_BUS) as beyond,
+        Serving(left, SPEC) as one,
+        Serving(right, SPEC) as two,
+    ):
+        (a, a_port), (b, b_port) = left.peer(), right.peer()
+        left_bus, right_bus = one.wait_up(), two.wait_up()
+        for number in range(20):
+            a.send(frame(BROADCAST, mac(1), b"a%d" % number))
+            assert b.receive() == beyond.receive() == frame(BROADCAST, mac(1), b"a%d" % number)
+            b.send(frame(BROADCAST, mac(2), b"b%d" % number))
+            assert a.receive() == beyond.receive() == frame(BROADCAST, mac(2), b"b%d" % number)
+            beyond.send(frame(BROADCAST, mac(3), b"c%d" % number))
+            assert a.receive() == b.receive() == beyond.receive() == frame(BROADCAST, mac(3), b"c%d" % number)
+        places = {row[0] & 0xFF: row[2] for row in left.engine.fdb(left.switch)}
+        assert places == {1: a_port, 2: left_bus, 3: left_bus}
+        places = {row[0] & 0xFF: row[2] for row in right.engine.fdb(right.switch)}
+        assert places == {1: right_bus, 2: b_port, 3: right_bus}
+        assert left.counters(left_bus).rx_frames == right.counters(right_bus).rx_frames == 40
+
+
+@pytest.mark.root
+def test_mcast_port_of_a_descriptor_joins_with_it() -> None:
+    """A socket that has joined, as handed to QEMU's `socket,fd=`, needs no more to be said."""
+    with Namespace() as namespace, visiting(namespace.fd), Lan() as lan, member() as (receiving, sending):
+        inside, _ = lan.peer()
+        given, other = open_bus(GROUP, PORT, "127.0.0.1")
+        socket.socket(fileno=other).close()
+        with Serving(lan, McastSpec(fd=given)) as serving:
+            serving.wait_up()
+            inside.send(frame(BROADCAST, mac(1)))
+            assert receiving.recv(100) == frame(BROADCAST, mac(1))
+            sending.send(frame(BROADCAST, mac(2)))
+            assert inside.receive() == frame(BROADCAST, mac(2))
+            assert inside.silent()
+
+
+def test_mcast_port_of_a_wrong_descriptor_says_so(lan: Lan) -> None:
+    """One that is bound to no group, and what is no UDP socket."""
+    with Serving(lan, McastSpec(fd=socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach())) as serving:
+        assert serving.wait_error() == "fd is bound to 0.0.0.0, which is no multicast group: say which by group"
+    with Serving(lan, McastSpec(fd=socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).detach())) as serving:
+        assert serving.wait_error() == "fd is not a UDP socket of IPv4"
+    with Serving(lan, McastSpec(fd=os.memfd_create("file"))) as serving:
+        assert serving.wait_error() == "fd is not a socket"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ttl", [0, 1, 64])
+def test_mcast_frames_go_as_far_as_they_are_to(ttl: int) -> None:
+    """The time to live is in every datagram."""
+    with Namespace() as namespace, visiting(namespace.fd), member() as (receiving, _):
+        fds = open_bus(GROUP, PORT, "127.0.0.1", ttl)
+        receiving.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+        with socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1]) as sending:
+            sending.send(b"x")
+            _, [(_, _, value)], _, _ = receiving.recvmsg(10, 100)
+            assert int.from_bytes(value[:4], sys.byteorder) == ttl
+
+
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
@@ -104,6 +204,10 @@ def test_mcast_port_counts_what_the_kernel_dropped(lan: Lan) -> None:
         (McastSpec(group="230.0.0.1"), "is not an address"),
         (McastSpec(group="230.0.0.1:99999"), "is not an address"),
         (McastSpec(group="230.0.0.1:1234", localaddr="eth0"), "eth0"),
+        (McastSpec(group="230.0.0.1:1234", localaddr="0.0.0.0"), "not an address of one interface"),
+        (McastSpec(), "give group, or fd"),
+        (McastSpec(fd=5), None),
+        (McastSpec(fd=5, group="10.0.0.1:1234"), "not an IPv4 multicast address"),
     ],
 )
 def test_mcast_spec_says_what_is_wrong(spec: McastSpec, problem: str | None) -> None:
