@@ -84,9 +84,9 @@ class Fabric:
         """Make a port of `fds`, which are handed over."""
         self._loop.run_until_complete(self._client.add_port(switch, name, port_type, fds))
 
-    def add_outside_port(self, switch: str, name: str, **spec: object) -> None:
-        """Make a port that faces outside, as a lab file says."""
-        self._loop.run_until_complete(self._client.add_outside_port(switch, name, spec))
+    def add_outside_port(self, switch: str, name: str, fds: Sequence[int] = (), **spec: object) -> None:
+        """Make a port that faces outside, as a lab file says; `fds`, if it names any, are handed over."""
+        self._loop.run_until_complete(self._client.add_outside_port(switch, name, spec, fds=fds))
 
     def declare_ring(self, switch: str, name: str, settings: PortSettings) -> None:
         """Declare a ring port that somebody will open, so that it has settings."""
