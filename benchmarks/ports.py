@@ -38,7 +38,7 @@ from vswitch.namespace import enter_lab_namespace
 QUICK = Timing(warm_up=40, measure=100, runs=3)
 FULL = Timing(warm_up=200, measure=800, runs=5)
 SMALL, LARGE = 60, 1514
-WINDOWS = {SMALL: 1000, LARGE: 900, GSO: 32}
+WINDOWS = {SMALL: 512, LARGE: 512, GSO: 32}
 """Frames under way where nothing holds the sender up: no more than any socket on the way has room for."""
 BUSY = 0.85
 """A process that takes so much of a core is what bounds the rest."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..errors import FabricError
+from .datagrams import enlarge_buffers
 from .netdevice import DeviceName, device_index, wait_for_device
 from .port import Attach, Descriptor, PortSpec, Status
 from .tap import MAX_QUEUES, close_all
@@ -46,6 +47,7 @@ def open_packet(
         socks = [stack.enter_context(socket.socket(socket.AF_PACKET, kind, 0)) for _ in range(queues)]
         group = 0
         for sock in socks:
+            enlarge_buffers(sock)
             sock.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
             if vnet_hdr:
                 sock.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
