@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,8 +31,9 @@ class Child:
     The process runs in a session of its own and carries the lab's run id in its environment.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, whole_group: bool = False) -> None:
         self._process = process
+        self._whole_group = whole_group
         self._pidfd = os.pidfd_open(process.pid)
         self._ended: asyncio.Future[int] | None = None
 
@@ -44,20 +46,27 @@ class Child:
         pass_fds: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
         output: IO[bytes] | int = subprocess.DEVNULL,
+        errors: IO[bytes] | int = subprocess.STDOUT,
+        whole_group: bool = False,
     ) -> Child:
-        """Start `argv` with stdin from /dev/null and both outputs to `output`. Raises OSError."""
+        """Start `argv`, both outputs to `output` unless there is another for `errors`. Raises OSError.
+
+        With `whole_group`, whatever it has started is killed, with it or when it ends.
+        """
         return cls(
             subprocess.Popen(
                 [os.fspath(word) for word in argv],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 pass_fds=tuple(pass_fds),
                 env={**(os.environ if env is None else env), RUN_ENV: run_id},
                 cwd=cwd,
                 start_new_session=True,
-            )
+            ),
+            whole_group=whole_group,
         )
 
     @property
@@ -79,6 +88,8 @@ class Child:
             def reap() -> None:
                 loop.remove_reader(self._pidfd)
                 os.close(self._pidfd)
+                if self._whole_group:  # before its number can be another's
+                    self._kill_group()
                 ended.set_result(self._process.wait())
 
             loop.add_reader(self._pidfd, reap)
@@ -96,7 +107,14 @@ class Child:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; nothing happens when the process has ended."""
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            if self._whole_group:
+                self._kill_group(number)
+            else:
+                self._process.send_signal(number)
+
+    def _kill_group(self, number: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def describe_exit(returncode: int) -> str:
