@@ -122,10 +122,56 @@ static void counts_a_frame_begun_elsewhere_when_its_end_is_sent(void)
 	vsw_outqueue_free(&queue);
 }
 
+static bool is_filled(const uint8_t *data, uint32_t len, uint8_t fill)
+{
+	uint32_t i = 0;
+
+	while (i < len && data[i] == fill)
+		i++;
+	return i == len;
+}
+
+/* Frames are found where they are, also the one that lies across the ring's end, with their prefixes. */
+static void shows_the_frames_at_its_head(void)
+{
+	static uint8_t spare[FRAME_PREFIX + FRAME_MAX];
+	struct outqueue queue = { 0 };
+	struct traffic sent = { 0 };
+	uint32_t pushed = 0, copied = 0;
+
+	srandom(2);
+	while (copied < 20) {
+		struct frame frames[32];
+		uint64_t bytes = 0;
+		unsigned n, taken = (unsigned)random() % 32;
+
+		for (long todo = random() % 40; todo > 0; todo--) {
+			struct frame frame = frame_of(FRAME_MIN + (uint32_t)random() % 9000, (uint8_t)pushed);
+
+			pushed += vsw_outqueue_push(&queue, &frame, 0);
+		}
+		n = vsw_outqueue_views(&queue, frames, 32, spare + FRAME_PREFIX);
+		CHECK(n == (queue.frames < 32 ? queue.frames : 32));
+		for (unsigned i = 0; i < n; i++) {
+			uint32_t prefix;
+
+			memcpy(&prefix, frames[i].head - FRAME_PREFIX, sizeof(prefix));
+			CHECK(be32toh(prefix) == frames[i].len && frames[i].head_len == frames[i].len);
+			CHECK(is_filled(frames[i].head, frames[i].len, (uint8_t)(sent.frames + i)));
+			copied += frames[i].head == spare + FRAME_PREFIX;
+			bytes += i < taken ? FRAME_PREFIX + frames[i].len : 0;
+		}
+		vsw_outqueue_consume(&queue, bytes, &sent);
+		CHECK(queue.frames == pushed - sent.frames);
+	}
+	vsw_outqueue_free(&queue);
+}
+
 int main(void)
 {
 	RUN(keeps_bytes_and_counts_frames);
 	RUN(is_bounded_in_bytes_and_in_frames);
 	RUN(counts_a_frame_begun_elsewhere_when_its_end_is_sent);
+	RUN(shows_the_frames_at_its_head);
 	return 0;
 }
