@@ -17,6 +17,7 @@ VERBS = {
     "down": "Take a lab down; nothing of it is left.",
     "ls": "List the labs that are up, or crashed.",
     "ps": "Show a lab's nodes and their state.",
+    "inspect": "Show the interfaces of a node, and how to join one from outside.",
     "exec": "Run a command in a node.",
     "console": "Attach to a node's console.",
     "logs": "Show what nodes printed on their consoles.",

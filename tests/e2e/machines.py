@@ -37,6 +37,7 @@ class Machine:
             lab_name="test",
             run_id="test-run",
             run_dir=run_dir,
+            lab_dir=run_dir.parent,
             hosts="127.0.0.1 localhost\n10.0.0.1 vm1\n10.0.0.2 vm2\n",
             hosts_file=Path("/etc/hosts"),
             console_output=self._printed,

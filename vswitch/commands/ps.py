@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ..coordinator.protocol import LabStatus
 
 
+_TELLING = ("waiting", "accel", "role")
+"""Facts worth a place in the table, the first there is."""
+
+
 @click.command("ps")
 @lab_option
 @format_option
@@ -45,7 +49,8 @@ def show_nodes(status: LabStatus, form: str) -> None:
             "pid": node.pid,
             "ready_in": None if node.boot_seconds is None else f"{node.boot_seconds:.2f}s",
             "up": age(time.time() - node.since),
-            "info": node.cause.split("\n")[0] or node.facts.get("accel", node.facts.get("role", "")),
+            "info": node.cause.split("\n")[0]
+            or node.facts.get("waiting", node.facts.get("accel", node.facts.get("role", ""))),
             "macs": node.macs,
             "facts": node.facts,
         }

@@ -44,6 +44,10 @@ class Carriers:
         """Whether an interface is to have a carrier now."""
         return end not in self._off
 
+    def has_peer(self, end: Endpoint) -> bool:
+        """Whether somebody is at the port of a linked interface."""
+        return any(bool(peers) for (_, port), peers in self._peers.items() if port == str(end))
+
     def link_added(self, link: Link, *, direct: bool, waiting: frozenset[Endpoint] = frozenset()) -> list[Change]:
         """A link is being made; `direct` if no port of the fabric is in it. `waiting` ends have no peer yet."""
         self._links[link.name] = link

@@ -11,10 +11,13 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from ..errors import LabError, MachineError, NodeError
 from ..fabric.client import FabricClient, FabricEvent
 from ..model.lab import Endpoint, Interface, Lab, Link, Node, PortSettings, SwitchSettings
 from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
+from ..ports.port import PortSpec
 from ..rundir import RunDir
 from . import plan
 from .carrier import Carriers, Change
@@ -177,6 +180,20 @@ class Executor:
         node = self.machines[end.target].driver.node
         return next(interface for interface in node.interfaces if interface.name == end.interface)
 
+    def _outside(self, end: Endpoint) -> PortSpec | None:
+        """The port facing outside by which an interface joins, if it does."""
+        return self.machines[end.target].driver.outside_port(self._interface(end))
+
+    def waiting_for(self, node: str) -> list[str]:
+        """The interfaces of a node whose peers, from outside, are not there."""
+        driver = self.machines[node].driver
+        return [
+            interface.name
+            for interface in driver.node.interfaces
+            if driver.outside_port(interface) is not None
+            and not self._carriers.has_peer(Endpoint(node, interface.name))
+        ]
+
     def _joined_directly(self, link: Link) -> bool:
         """Whether both ends take one socket pair, with nothing of ours between."""
         ends = (link.a, link.b)
@@ -188,7 +205,9 @@ class Executor:
         link = action.link
         a = self.machines[link.a.target].driver
         direct = self._joined_directly(link)
-        self._follow(self._carriers.link_added(link, direct=direct or link.pipe))
+        interfaces = (link.a, link.b) if link.point_to_point else (link.a,)
+        waiting = frozenset(end for end in interfaces if self._outside(end) is not None)
+        self._follow(self._carriers.link_added(link, direct=direct or link.pipe, waiting=waiting))
         if direct:
             pair = socket.socketpair()
             b = self.machines[link.b.target].driver
@@ -213,6 +232,11 @@ class Executor:
         self._actual.happened("link", link.name, "added")
 
     async def _add_port(self, network: str, end: Endpoint, settings: PortSettings) -> None:
+        outside = self._outside(end)
+        if outside is not None:
+            spec: dict[str, Any] = msgspec.to_builtins(outside)
+            await self._fabric.add_outside_port(network, str(end), spec, settings)
+            return
         port_type, fds, options = await self.machines[end.target].driver.open_port(self._interface(end))
         await self._fabric.add_port(network, str(end), port_type, fds, settings, options)
 
@@ -265,6 +289,7 @@ class Executor:
             lab_name=self.lab.name,
             run_id=self._run_id,
             run_dir=self._run_dir.node_dir(node.name),
+            lab_dir=self._run_dir.path,
             hosts=self._hosts,
             hosts_file=self._hosts_file,
             console_output=console.write,

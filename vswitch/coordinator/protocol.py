@@ -132,6 +132,12 @@ class Ports(_Message, frozen=True):
     network: str
 
 
+class Inspect(_Message, frozen=True):
+    """Ask for a row on every interface of `node`, or of all: what it is linked to, its port, how to join it."""
+
+    node: str | None = None
+
+
 class Configure(_Message, frozen=True):
     """Change settings of `network`, or of its `port`: name -> value, written as in a lab file."""
 
@@ -179,6 +185,7 @@ Operation = (
     | Fdb
     | Networks
     | Ports
+    | Inspect
     | Configure
     | AddStatic
     | Forget

@@ -20,6 +20,7 @@ import zmq.asyncio
 from .. import __version__
 from ..errors import FabricError, LabError, ProtocolError
 from ..fabric.client import FabricClient, FabricEvent
+from ..fabric.messages import PortStats
 from ..model.lab import Lab
 from ..nodes.driver import ExecRequest
 from ..rundir import Run, RunDir
@@ -85,6 +86,7 @@ class Coordinator:
             protocol.Fdb: self._fdb,
             protocol.Networks: self._networks,
             protocol.Ports: self._ports,
+            protocol.Inspect: self._inspect,
             protocol.Configure: self._configure,
             protocol.AddStatic: self._add_static,
             protocol.Forget: self._forget,
@@ -267,7 +269,11 @@ class Coordinator:
 
     def _live(self, node: str) -> tuple[int | None, dict[str, str]]:
         machine = self._executor.machines.get(node)
-        return (machine.driver.pid, machine.driver.facts()) if machine else (None, {})
+        if machine is None:
+            return None, {}
+        waiting = self._executor.waiting_for(node)
+        facts = {"waiting": f"waiting for a peer: {', '.join(waiting)}"} if waiting else {}
+        return machine.driver.pid, {**machine.driver.facts(), **facts}
 
     async def _detach(self, request: Request, client: _ClientId) -> None:
         self._detached = True
@@ -358,6 +364,19 @@ class Coordinator:
         operation = request.operation
         assert isinstance(operation, protocol.Ports)
         await self._reply_rows(client, request.number, live.port_rows(self._lab, operation.network))
+
+    async def _inspect(self, request: Request, client: _ClientId) -> None:
+        from .inspection import interface_rows
+
+        operation = request.operation
+        assert isinstance(operation, protocol.Inspect)
+        if operation.node is not None:
+            self._machine(operation.node)  # raises where there is none
+        stats: tuple[PortStats, ...] = ()
+        with contextlib.suppress(FabricError):  # all else can be told without it
+            stats = tuple(await self._fabric.stats())
+        drivers = {name: machine.driver for name, machine in self._executor.machines.items()}
+        await self._reply_rows(client, request.number, interface_rows(self._lab, drivers, stats, operation.node))
 
     async def _configure(self, request: Request, client: _ClientId) -> None:
         from . import live

@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from ..errors import NodeError
 from ..model.lab import Interface, Lab, Node, Transport
+from ..ports.port import PortSpec
 
 _BUS_PORT = 5544
 
@@ -109,8 +110,8 @@ class ExecSession(ABC):
 class NodeContext(NamedTuple):
     """What a driver may use of the lab it lives in.
 
-    `run_dir` is the node's own directory; `hosts` the /etc/hosts text (the same for all nodes), `hosts_file` a file of
-    it;
+    `run_dir` is the node's own directory, `lab_dir` the lab's; `hosts` the /etc/hosts text (the same for all nodes),
+    `hosts_file` a file of it;
     `console_output(bytes)` must be called with everything the node prints (logged, kept as a tail, shown by
     `lab console`); `exited(reason)` exactly once if the node ends without having been asked to;
     `namespace` tells whether the lab has a network namespace of its own; `lab` is all of it, for drivers whose settings
@@ -121,6 +122,7 @@ class NodeContext(NamedTuple):
     lab_name: str
     run_id: str
     run_dir: Path
+    lab_dir: Path
     hosts: str
     hosts_file: Path
     console_output: Callable[[bytes], None]
@@ -168,6 +170,14 @@ class Driver(ABC):
 
     async def prepare(self) -> None:  # noqa: B027 - many drivers have nothing to prepare
         """Make what `open_port` needs. Raises NodeError."""
+
+    def outside_port(self, interface: Interface) -> PortSpec | None:
+        """The port facing outside by which `interface` joins; None (almost always) where `open_port` makes it."""
+        return None
+
+    def join_words(self, interface: Interface) -> dict[str, str]:
+        """How a program joins an `outside_port`, by the program's name; {} where there is none."""
+        return {}
 
     @abstractmethod
     async def open_port(self, interface: Interface) -> FabricEnd:

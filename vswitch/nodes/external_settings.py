@@ -1,0 +1,86 @@
+"""What a lab file may say of an external node: how whoever plays it joins, and where."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import LabError
+from ..model.lab import Interface, Lab, Node
+from ..model.tree import Path
+from ..ports.l2tpv3 import Session
+from ..ports.port import PortSpec, load_port_types
+
+ExternalTransport = Literal["stream", "dgram", "mcast", "vde", "l2tpv3"]
+
+_KEYS: dict[ExternalTransport, tuple[str, ...]] = {
+    "stream": ("listen",),
+    "dgram": ("local", "remote"),
+    "mcast": ("bus", "localaddr"),
+    "vde": ("listen",),
+    "l2tpv3": ("local", "remote", "session"),
+}
+
+
+class ExternalSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a node that somebody else starts. Its interfaces join over `transport`.
+
+    The other keys fix the lab's address there, as the port type of that name has them (`bus` is its `group`, `session`
+    its `tx_session`); without, it is a socket in the lab's own directory, or a group of its own.
+    """
+
+    transport: ExternalTransport = "stream"
+    listen: str | None = None
+    local: str | None = None
+    remote: str | None = None
+    bus: str | None = None
+    localaddr: str | None = None
+    session: Session | None = None
+
+    def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
+        """Report addresses that the transport has not, or cannot have."""
+        fields = self.address
+        found: list[tuple[Path, str]] = []
+        used = {self.transport_of(interface) for interface in node.interfaces} or {self.transport}
+        for key in fields:
+            if not any(key in _KEYS[transport] for transport in used):
+                owners = ", ".join(transport for transport, keys in _KEYS.items() if key in keys)
+                found.append(((key,), f"is for transport {owners}, not {', '.join(sorted(used))}"))
+        if fields and len(node.interfaces) > 1:
+            found.append(((next(iter(fields)),), "an address is for one interface; this node has several"))
+        if "l2tpv3" in used and not {"local", "remote"} <= fields.keys():
+            found.append((("transport",), "l2tpv3 needs both local and remote, such as 127.0.0.1:7400"))
+        if ("local" in fields) != ("remote" in fields):
+            found.append((("local" if "local" in fields else "remote",), "give both local and remote"))
+        if fields and not found:
+            problems = port_spec(self.transport_of(node.interfaces[0]) if node.interfaces else self.transport, fields)
+            found += [((next(iter(fields)),), problem) for problem in problems.problems()]
+        return found
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """The keys of an address that are given."""
+        values = msgspec.structs.asdict(self)
+        return {key: value for key, value in values.items() if key != "transport" and value is not None}
+
+    def transport_of(self, interface: Interface) -> ExternalTransport:
+        """The interface's own transport, or the node's."""
+        own = interface.transport
+        return self.transport if own not in _KEYS else own
+
+
+def port_spec(transport: ExternalTransport, address: dict[str, Any]) -> PortSpec:
+    """The port by which an external interface joins. Raises LabError for an address that is none."""
+    fields: dict[str, Any] = {"type": transport, **address}
+    if transport == "stream":
+        fields["clients"] = "one"
+    if "bus" in fields:
+        fields["group"] = fields.pop("bus")
+    if transport == "l2tpv3":
+        fields["tx_session"] = fields.pop("session", 1)
+    try:
+        return msgspec.convert(fields, load_port_types()[transport])
+    except msgspec.ValidationError as error:
+        raise LabError(f"{transport}: {error}") from None
