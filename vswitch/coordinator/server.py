@@ -142,6 +142,7 @@ class Coordinator:
             listening = spawn_task(self._listen_for_rings())
             try:
                 await self._executor.run(plan.diff(None, self._lab))
+                await self._fabric.lab_up()
                 await listening
             finally:
                 listening.cancel()

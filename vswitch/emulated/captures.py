@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 MAX_FRAME = 262144
 """Bytes; libpcap's own limit on a snapshot."""
 _MAX_BLOCK = 1 << 24
+_MIN_FRAME = 14
 _ETHERNET = 1  # LINKTYPE_ETHERNET
 _SECOND = 1_000_000_000
 
@@ -33,6 +34,15 @@ class Captured(NamedTuple):
     time: int
     frame: bytes
     size: int
+
+
+def unfit(captured: Captured, longest: int) -> str | None:
+    """Why a captured frame cannot be sent as it was, None if it can; `longest` is what may be sent, in bytes."""
+    if len(captured.frame) < captured.size:
+        return "cut_short"  # the capture has only its beginning
+    if len(captured.frame) > longest:
+        return "too_long"
+    return "too_short" if len(captured.frame) < _MIN_FRAME else None
 
 
 class _Interface(NamedTuple):

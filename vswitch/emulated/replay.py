@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from . import patterns
-from .captures import Captured, CaptureError
+from .captures import Captured, CaptureError, unfit
 from .pacing import SECOND, Schedule
 from .role import Arguments, Command, Frame, Reply, Role, no_arguments
 from .settings import EmulatedSpec
 
 MAX_BATCH = 256
-_MIN_FRAME = 14
 
 
 class Replay(Role):
@@ -120,7 +119,7 @@ class Replay(Role):
                 return None
             if captured is None:
                 return None
-            why = self._unfit(captured)
+            why = unfit(captured, self._frame_max)
             if why is None:
                 break
             self._counters[why] += 1
@@ -132,14 +131,6 @@ class Replay(Role):
         return self._last_due, captured.frame
 
     _first = 0
-
-    def _unfit(self, captured: Captured) -> str | None:
-        """Why a frame cannot be sent as it was, None if it can."""
-        if len(captured.frame) < captured.size:
-            return "cut_short"  # the capture has only its beginning
-        if len(captured.frame) > self._frame_max:
-            return "too_long"
-        return "too_short" if len(captured.frame) < _MIN_FRAME else None
 
     def due(self) -> int | None:
         """When the next frame is due."""

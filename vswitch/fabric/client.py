@@ -28,6 +28,7 @@ from .messages import (
     FromFabric,
     GetFdb,
     GetStats,
+    LabUp,
     ListenRings,
     Operation,
     PortStats,
@@ -160,6 +161,10 @@ class FabricClient:
     async def remove_port(self, network: str, port: str) -> None:
         """Remove a port; its peer is disconnected."""
         await self._request(RemovePort(network, port))
+
+    async def lab_up(self) -> None:
+        """Tell that every node of the lab is ready."""
+        await self._request(LabUp())
 
     async def stats(self) -> list[PortStats]:
         """Return the counters of all ports, in order of network and port."""

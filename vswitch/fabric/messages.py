@@ -89,6 +89,10 @@ class ListenRings(Struct, frozen=True, tag="listen-rings"):
     """Let clients open ring ports by name over the listening socket sent along."""
 
 
+class LabUp(Struct, frozen=True, tag="lab-up"):
+    """Every node of the lab is ready: what was to wait for that begins."""
+
+
 class RemovePort(Struct, frozen=True, tag="remove-port"):
     """Remove a port of either sort."""
 
@@ -136,6 +140,7 @@ Operation = (
     | RemovePipe
     | ListenRings
     | RemovePort
+    | LabUp
     | GetStats
     | GetFdb
     | RemoveFdbEntry

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import FabricError
 from ..ports.descriptors import replace_descriptors
-from ..ports.port import PortSpec, load_port_types
+from ..ports.port import PortSpec, load_port_types, say_when_lab_is_up
 
 
 class OutsidePort:
@@ -19,7 +19,8 @@ class OutsidePort:
 
     It has any number of engine ports over time, or at once: `attach(name, port_type, fds, options)` and `detach(name)`
     make and remove them; `attach` raises FabricError. `answer(None or why not)` is called once, when the port is being
-    served or cannot be; `changed(name, state, reason)` whenever it has something to tell afterwards.
+    served or cannot be; `changed(name, state, reason)` whenever it has something to tell afterwards. `lab_up` is set
+    once every node is ready.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class OutsidePort:
         detach: Callable[[str], None],
         answer: Callable[[str | None], None],
         changed: Callable[[str, str, str], None],
+        lab_up: asyncio.Event,
     ) -> None:
         self.name = name
         self.type = str(spec.get("type"))
@@ -43,6 +45,7 @@ class OutsidePort:
         self._answer = answer
         self._changed = changed
         self._answered = False
+        self._lab_up = lab_up
         self._told = ("", "")  # about the port itself, not its peers
         self._last_end = ""
         self._ends: dict[str, asyncio.Future[str]] = {}
@@ -75,6 +78,7 @@ class OutsidePort:
 
     async def _run(self, fields: dict[str, Any]) -> None:
         try:
+            say_when_lab_is_up(self._lab_up)
             types = load_port_types()
             spec_type = types.get(self.type)
             if spec_type is None:

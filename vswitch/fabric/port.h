@@ -94,6 +94,7 @@ struct port_ops {
 	X(OVERFLOW, "overflow")       /* OUT: the queue is full */                                                     \
 	X(TOO_LONG, "too_long")       /* OUT: longer than this port can carry, or its MTU */                           \
 	X(LINK_DOWN, "link_down")     /* OUT: the device is not up */                                                  \
+	X(UNWANTED, "unwanted")       /* OUT: this port only sends: it plays a capture */                              \
 	X(REFUSED, "refused")         /* OUT: the kernel would not take it, for another reason */                      \
 	X(CLOSED, "closed")           /* OUT: still queued, or just routed here, when it closed */
 

@@ -38,6 +38,7 @@ from .messages import (
     FromFabric,
     GetFdb,
     GetStats,
+    LabUp,
     ListenRings,
     PortStats,
     RemoveFdbEntry,
@@ -90,6 +91,7 @@ class Fabric:
         self._names: dict[int, tuple[str, str]] = {}
         self._outbox: deque[bytes] = deque()
         self._closed = asyncio.Event()
+        self._lab_up = asyncio.Event()
         self._failure: BaseException | None = None
         self._handlers: dict[type[Any], Callable[[int, Any, list[int]], None]] = {
             AddNetwork: self._add_network,
@@ -102,6 +104,7 @@ class Fabric:
             RemovePipe: self._remove_pipe,
             ListenRings: self._listen_rings,
             RemovePort: self._remove_port,
+            LabUp: self._lab_is_up,
             GetStats: self._get_stats,
             GetFdb: self._get_fdb,
             RemoveFdbEntry: self._remove_fdb_entry,
@@ -361,7 +364,9 @@ class Fabric:
             self._send(FabricEvent(request.network, name, state, reason))
 
         network.declared[request.port] = request.settings
-        network.outside[request.port] = OutsidePort(request.port, request.spec, fds, attach, detach, answer, changed)
+        network.outside[request.port] = OutsidePort(
+            request.port, request.spec, fds, attach, detach, answer, changed, self._lab_up
+        )
 
     def _add_pipe(self, number: int, request: AddPipe, fds: list[int]) -> None:
         b, a = socket.socket(fileno=fds.pop()), socket.socket(fileno=fds.pop())
@@ -406,6 +411,10 @@ class Fabric:
         else:
             raise FabricError(f"network {request.network} has no port {request.port}")
         network.declared.pop(request.port, None)
+
+    def _lab_is_up(self, number: int, request: LabUp, fds: list[int]) -> None:
+        self._lab_up.set()
+        self._send(Reply(number))
 
     # --- tables -------------------------------------------------------------------------------------------------------
 

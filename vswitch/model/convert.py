@@ -126,7 +126,7 @@ class Converter:
         if info.max_length is not None and len(text) > info.max_length:
             raise ValueError(f"expected at most {info.max_length} characters")
         if extra.get("path"):
-            return self._file(text)
+            return self._new_file(text) if extra["path"] == "new" else self._file(text)
         return text
 
     def _file(self, text: str) -> str:
@@ -142,6 +142,20 @@ class Converter:
             raise ValueError(f"{text[:80]}: {getattr(error, 'strerror', None) or error}") from None
         if stat.S_ISDIR(kind):
             raise ValueError(f"{file} is a directory")
+        return str(file)
+
+    def _new_file(self, text: str) -> str:
+        """The absolute path of a file that is there or can be made."""
+        if not text:
+            raise ValueError("expected the path of a file")
+        try:
+            file = self._directory / FilePath(text).expanduser()
+            if file.is_dir():
+                raise ValueError(f"{file} is a directory")
+            if not file.parent.is_dir():
+                raise ValueError(f"no such directory: {file.parent}")
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{text[:80]}: {getattr(error, 'strerror', None) or error}") from None
         return str(file)
 
     # --- collections ------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 follow from these types.
 
 An annotation's `extra` says what types cannot: `unit` (units.py) turns the text into a number where the field is one,
-`what` describes a pattern in words, `path` marks a file's name, relative to the lab file, `sparse` keeps a list whose
-items are not all right, with None in their place.
+`what` describes a pattern in words, `path` marks a file's name, relative to the lab file (one that is there, or with
+"new" one to be written), `sparse` keeps a list whose items are not all right, with None in their place.
 """
 
 from __future__ import annotations

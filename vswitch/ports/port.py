@@ -6,8 +6,10 @@ new way, one C file with a `struct port_ops` and one line in port_types.def.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import pkgutil
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -17,6 +19,19 @@ Descriptor = Annotated[
     int, Meta(ge=3, lt=1 << 20, extra={"descriptor": True, "what": "the number of an open descriptor, 3 or more"})
 ]
 """An open one: in the lab file its number in the `lab up` that is run; in `serve()` its number there, to be owned."""
+
+
+_lab_up: ContextVar[asyncio.Event] = ContextVar("lab_up")
+
+
+def say_when_lab_is_up(event: asyncio.Event) -> None:
+    """Have `lab_is_up()` wait for `event`, in this task and those it makes."""
+    _lab_up.set(event)
+
+
+async def lab_is_up() -> None:
+    """Within `serve()`: return once every node of the lab is ready."""
+    await _lab_up.get().wait()
 
 
 class Attach(Protocol):

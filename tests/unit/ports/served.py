@@ -104,7 +104,9 @@ class Served:
         self._stop = asyncio.Event()
         stopped = asyncio.Event()
         fields = msgspec.to_builtins(self._spec)
-        self._outside = OutsidePort(self._name, fields, [], self._attach, self._detach, self._answer, self._told)
+        self._outside = OutsidePort(
+            self._name, fields, [], self._attach, self._detach, self._answer, self._told, asyncio.Event()
+        )
         self._loop.add_reader(self._lan.engine.fileno(), self._ended)
         try:
             await self._stop.wait()
