@@ -149,7 +149,10 @@ class QemuDriver(Driver):
 
     async def open_port(self, interface: Interface) -> FabricEnd:
         """Make a cable of the interface's transport, keep QEMU's end."""
-        self._plugs[interface.name], end = await open_cable(interface, self.context)
+        try:
+            self._plugs[interface.name], end = await open_cable(interface, self.context)
+        except NodeError as error:
+            raise NodeError(f"node {self.node.name}: {error}") from None
         return end
 
     async def join_socket(self, interface: Interface, sock: socket.socket) -> None:

@@ -7,11 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import NodeError
-from ..model.lab import Interface
+from ..model.lab import Interface, Transport
+from ..ports.tap import MAX_MTU
 
 _FIRST_SLOT = 3  # 0 is the host bridge, 1 the agent's serial port, 2 the disk
 _LAST_SLOT = 30  # 31 is q35's LPC bridge
 _FUNCTIONS = 8
+_VLAN_TAG, _HEADER = 4, 14
+_LONGEST_MTU: dict[Transport, int] = {  # bytes; of longer frames, QEMU or the kernel loses the rest, or all
+    "mcast": 65507 - _HEADER - _VLAN_TAG,  # UDP
+    "tap": MAX_MTU,
+    "vde": 4096 - _HEADER - _VLAN_TAG,  # QEMU's buffer
+    "l2tpv3": 2048 - _HEADER - _VLAN_TAG,  # the same
+}
 _VIRTIO = "virtio-net-pci"
 
 
@@ -81,6 +89,9 @@ def nic_mistakes(interfaces: Sequence[Interface], reserved: Mapping[int, str]) -
     owners: dict[Place, Interface] = {}
     for interface in interfaces:
         model = nic_model(interface)
+        longest = _LONGEST_MTU.get(interface.transport, interface.mtu)
+        if interface.mtu > longest:
+            yield interface, "mtu", f"transport {interface.transport} carries at most {longest}, not {interface.mtu}"
         if interface.vectors is not None and not model.startswith(_VIRTIO):
             yield interface, "vectors", f"only model virtio has a choice of vectors, not {model}"
         if interface.queues > 1 and not model.startswith(_VIRTIO):

@@ -7,6 +7,7 @@ that another lab, or another interface of this one, could have as well.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -15,12 +16,15 @@ from pathlib import Path
 from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
+from ..ports.l2tpv3 import Header, open_l2tpv3
 from ..ports.mcast import open_bus
 from ..ports.packet import open_packet
 from ..ports.tap import open_tap
 from ..ports.vde_server import VdeCable
 from .driver import Bus, FabricEnd, NodeContext
 from .qemu_command import escaped
+
+_L2TP_PORT = 1701
 
 
 class Plug:
@@ -112,9 +116,9 @@ def _make_tap(name: str, interface: Interface) -> Cable:
     """Make a TAP device for QEMU and a raw socket on it for the fabric. It is gone when QEMU is."""
     from pyroute2 import IPRoute
 
-    plug = Plug("", open_tap(name).fds[0])
+    fds = open_tap(name, queues=interface.queues).fds
+    plug = Plug(f"tap,fds={':'.join(map(str, fds))}" if len(fds) > 1 else f"tap,fd={fds[0]}", *fds)
     try:
-        plug.netdev = f"tap,fd={plug.fds[0]}"
         # Our own stack is at the device's other end, and nothing that it says of itself belongs into the lab.
         disabled = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
         if disabled.exists():
@@ -133,12 +137,26 @@ async def _vde(interface: Interface, context: NodeContext) -> Cable:
     return VdePlug(cable, directory), FabricEnd("dgram", (os.dup(cable.fd),))
 
 
+async def _l2tpv3(interface: Interface, context: NodeContext) -> Cable:
+    number = context.new_number()
+    ours, theirs = (f"127.{side}.{number >> 8}.{number & 255}" for side in (1, 2))
+    # From the seed, like all that is random in a lab; the MAC address tells its interfaces apart.
+    digest = hashlib.sha256(f"l2tpv3 {context.lab.seed} {interface.mac}".encode()).digest()
+    session, cookie = int.from_bytes(digest[:4]) | 1, int.from_bytes(digest[4:12])
+    header = Header(tx_session=session, rx_session=session, tx_cookie=cookie, rx_cookie=cookie, cookie64=True)
+    fd, options = open_l2tpv3((ours, _L2TP_PORT), (theirs, _L2TP_PORT), header)
+    netdev = f"l2tpv3,src={theirs},dst={ours},udp=on,srcport={_L2TP_PORT},dstport={_L2TP_PORT}"
+    words = f"txsession={session},rxsession={session},cookie64=on,txcookie={cookie},rxcookie={cookie}"
+    return Plug(f"{netdev},{words}"), FabricEnd("l2tpv3", (fd,), options)
+
+
 _CABLES: dict[Transport, Callable[[Interface, NodeContext], Awaitable[Cable]]] = {
     "stream": _stream,
     "dgram": _dgram,
     "mcast": _mcast,
     "tap": _tap,
     "vde": _vde,
+    "l2tpv3": _l2tpv3,
 }
 _NEED_NAMESPACE: frozenset[Transport] = frozenset({"mcast", "tap", "l2tpv3"})
 

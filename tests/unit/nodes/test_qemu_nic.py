@@ -94,8 +94,11 @@ def test_mistakes_are_named_with_interface_and_key() -> None:
         nic(4, queues=2, model="e1000", **tap),
         nic(5, vectors=3, model="rtl8139"),
         nic(6, queues=16, vectors=3, **tap),
+        nic(7, transport="l2tpv3", mtu=2031),
+        nic(8, transport="vde", mtu=4078),
     )
-    assert [where for where, _ in found] == ["eth0.addr", "eth2.addr", "eth3.queues", "eth4.queues", "eth5.vectors"]
+    wrong = ["eth0.addr", "eth2.addr", "eth3.queues", "eth4.queues", "eth5.vectors", "eth7.mtu"]
+    assert [where for where, _ in found] == wrong
     text = "\n".join(what for _, what in found)
     assert "slot 1f is that of the LPC bridge" in text
     assert "eth1 is at 04.0 already" in text
