@@ -158,6 +158,9 @@ MEMBERS: dict[str, Member] = {
     "tap": Member(lambda _: {"type": "tap", "ifname": "tap0", "device_mtu": 65521}, into=65535),
     # The largest MTU a veth may have bounds both.
     "packet": Member(lambda _: {"type": "packet", "interface": "veth0"}, into=65549, out=65549),
+    "raw-pipe": Member(
+        lambda path: {"type": "raw-pipe", "command": ["socat", "-", f"UNIX-CONNECT:{path}/pipe"]},
+    ),
     "ring": Member(lambda _: {"type": "ring"}),
 }
 """By name; those with a netdev are named after it. Addresses are of the namespace, so they are free."""
