@@ -46,15 +46,20 @@ static inline void lab_stop(void)
 	engine = NULL;
 }
 
-static inline struct peer lab_add_framed_peer(const char *type, uint32_t prefix)
+static inline struct peer lab_add_peer_on(int socket_type, const char *type, uint32_t prefix)
 {
 	struct peer peer = { .prefix = prefix };
 	int pair[2];
 
-	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
+	CHECK(!socketpair(AF_UNIX, socket_type | SOCK_NONBLOCK, 0, pair));
 	CHECK(!vsw_port_new(sw, vsw_port_ops_find(type), &pair[1], 1, NULL, &peer.port));
 	peer.fd = pair[0];
 	return peer;
+}
+
+static inline struct peer lab_add_framed_peer(const char *type, uint32_t prefix)
+{
+	return lab_add_peer_on(SOCK_STREAM, type, prefix);
 }
 
 static inline struct peer lab_add_peer(void)

@@ -225,6 +225,79 @@ static uint32_t send_until_stuck(struct peer from, uint64_t to, uint64_t source,
 	return n;
 }
 
+/* Take one record, which must be a whole frame with its length. Return its tag, -1 if there is none. */
+static int64_t receive_record(struct peer peer, uint32_t len)
+{
+	static uint8_t record[FRAME_MAX];
+	uint32_t tag;
+	ssize_t n = recv(peer.fd, record, sizeof(record), 0);
+
+	if (n < 0)
+		return -1;
+	CHECK(n == (ssize_t)len + 2 && record[0] == len >> 8 && record[1] == (len & 0xff));
+	memcpy(&tag, record + 2 + 14, sizeof(tag));
+	CHECK(record[n - 1] == (uint8_t)tag);
+	return tag;
+}
+
+static void a_frame_is_a_record_however_slow_its_receiver_is(uint32_t len)
+{
+	struct peer a, b;
+	uint32_t n;
+
+	lab_start(false, 8192);
+	a = lab_add_peer(), b = lab_add_peer_on(SOCK_SEQPACKET, "vdestream", 2);
+	lab_send(b, ANYBODY, B, 60, 0);
+	lab_settle();
+	n = send_until_stuck(a, B, A, len, 100000);
+	CHECK(n < 100000 && a.port->waits_for == b.port);
+	for (uint32_t i = 0; i < n; i++) {
+		CHECK(receive_record(b, len) == i);
+		lab_settle();
+		go_on_sending(a);
+	}
+	CHECK(receive_record(b, len) == -1 && !a.port->waits_for);
+	CHECK(b.port->tx.frames == n && b.port->tx.bytes == (uint64_t)n * len && !b.port->drops[DROP_OVERFLOW]);
+	lab_stop();
+}
+
+static void frames_are_records_where_the_socket_has_them(void)
+{
+	static const uint32_t lens[] = { 60, 1514, 9000, 65000 };
+
+	for (unsigned i = 0; i < sizeof(lens) / sizeof(lens[0]); i++)
+		a_frame_is_a_record_however_slow_its_receiver_is(lens[i]);
+}
+
+static void records_that_are_cut_anywhere_are_put_together(void)
+{
+	static uint8_t wire[10 * 70];
+	struct peer a, b;
+	size_t size = 0;
+
+	lab_start(false, 8192);
+	a = lab_add_peer_on(SOCK_SEQPACKET, "vdestream", 2), b = lab_add_peer();
+	for (uint32_t i = 0; i < 10; i++) {
+		uint8_t one[70];
+		size_t n = make_frame(one, B, A, 60, i) - 2;
+
+		memcpy(wire + size, one + 2, n);
+		size += n;
+	}
+	for (size_t at = 0; at < size; at += 7) {
+		size_t n = size - at < 7 ? size - at : 7;
+
+		CHECK(write(a.fd, wire + at, n) == (ssize_t)n);
+		lab_settle();
+	}
+	for (int i = 0; i < 10; i++)
+		CHECK(lab_receive(b) == i);
+	close(a.fd);
+	lab_settle();
+	CHECK(a.port->state == PORT_CLOSED);
+	lab_stop();
+}
+
 static void loses_nothing(uint32_t len, bool hub, const struct framing *out)
 {
 	struct peer a, b;
@@ -354,6 +427,9 @@ static void wants_a_connected_stream_socket(void)
 	int pair[2], fd;
 
 	lab_start(false, 8192);
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair)); /* 32 bits of length have no reason to want one */
+	CHECK(vsw_port_new(sw, ops, &pair[0], 1, NULL, &port) == -EPROTOTYPE);
+	close(pair[1]);
 	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
 	CHECK(vsw_port_new(sw, ops, &pair[0], 1, NULL, &port) == -EPROTOTYPE);
 	CHECK(fcntl(pair[0], F_GETFD) == -1); /* closed on failure */
@@ -370,6 +446,8 @@ int main(void)
 	RUN(passes_on_many_frames_sent_at_once);
 	RUN(neighbours_with_short_lengths_are_left_alone);
 	RUN(a_frame_its_length_cannot_say_goes_no_further);
+	RUN(frames_are_records_where_the_socket_has_them);
+	RUN(records_that_are_cut_anywhere_are_put_together);
 	RUN(discards_empty_frames_and_runts_of_short_lengths);
 	RUN(discards_empty_frames_and_runts);
 	RUN(an_oversize_length_fails_that_port_alone);

@@ -102,19 +102,20 @@ uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to)
 
 unsigned vsw_outqueue_views(const struct outqueue *queue, struct frame *frames, unsigned max, uint8_t *spare)
 {
+	uint32_t prefix = vsw_outqueue_prefix(queue);
 	uint64_t at = queue->head;
 	unsigned n;
 
 	for (n = 0; n < max && n < queue->frames; n++) {
 		uint32_t len = length_at(queue, at);
-		const uint8_t *data = queue->ring + (at & MASK) + FRAME_PREFIX;
+		const uint8_t *data = queue->ring + (at & MASK) + prefix;
 
-		if ((at & MASK) + FRAME_PREFIX + len > OUTQUEUE_SIZE) {
-			copy_out(queue, at, spare - FRAME_PREFIX, FRAME_PREFIX + len);
+		if ((at & MASK) + prefix + len > OUTQUEUE_SIZE) {
+			copy_out(queue, at, spare - prefix, prefix + len);
 			data = spare;
 		}
 		frames[n] = frame_whole(data, len);
-		at += FRAME_PREFIX + len;
+		at += prefix + len;
 	}
 	return n;
 }

@@ -54,7 +54,8 @@ int vsw_outqueue_peek(const struct outqueue *queue, struct iovec pieces[2]);
 uint32_t vsw_outqueue_copy_front(const struct outqueue *queue, uint8_t *to);
 
 /* Point `frames` at up to `max` frames from the head on, of which nothing has been sent, where they are; the one that lies across
- * the ring's end, if any, is copied to `spare` (as `to` above). Return how many there are.
+ * the ring's end, if any, is copied to `spare` (as `to` above). Return how many there are. Before each is the prefix that is in
+ * the ring.
  */
 unsigned vsw_outqueue_views(const struct outqueue *queue, struct frame *frames, unsigned max, uint8_t *spare);
 

@@ -26,6 +26,8 @@ from .port import Attach, PortSpec, Status
 
 _GRACE = 2.0  # s between the end of the command and that of its output, whichever comes first
 _ENGINE_TYPES = {"qemu": "stream", "vde": "vdestream"}
+_SOCKET_TYPES = {"stream": socket.SOCK_STREAM, "vdestream": socket.SOCK_SEQPACKET}
+"""What a vde_plug reads at a time must not end within a length, or it loses frames: it gets a frame at a time."""
 
 Word = Annotated[str, Meta(min_length=1)]
 
@@ -70,7 +72,7 @@ class RawPipeSpec(PortSpec, frozen=True, kw_only=True, tag="raw-pipe"):
 
 async def _run(argv: Sequence[str], engine_type: str, attach: Attach) -> tuple[int, str]:
     """Have a port on the command until either ends; return its exit code, and how it ended in words."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=_SOCKET_TYPES[engine_type])
     refusal = ""
     with ours, theirs:
         async with _started(argv, theirs) as (child, errors):

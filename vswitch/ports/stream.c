@@ -3,6 +3,9 @@
  * length in network order. In the framing of QEMU's `stream` and `socket` netdevs that is a 32-bit number (net/socket.c,
  * net/stream_data.c there), in that of libvdestream, which vde_plug speaks on its standard input and output, one of 16.
  *
+ * libvdestream loses bytes when what it reads at a time ends between the two of a length, and with them frames. A
+ * `vdestream` port may have a SOCK_SEQPACKET socket, on which each frame is a record, so that it never does.
+ *
  * A length over FRAME_MAX, which 16 bits cannot say, ends the port, as it does in QEMU. Frames shorter than an Ethernet
  * header are discarded; a length of 0 must not be passed on above all: QEMU 7.2 never receives again after one.
  */
@@ -33,6 +36,7 @@ struct stream {
 	uint32_t part_len;
 	uint32_t part_want;
 	uint32_t prefix;  /* bytes of a length on the wire: the last ones of FRAME_PREFIX */
+	bool records;     /* the socket keeps apart what is sent at a time */
 	uint32_t longest; /* bytes of the longest frame that goes out */
 	struct outqueue queue;
 };
@@ -49,7 +53,7 @@ static uint32_t omitted(const struct stream *stream)
 	return FRAME_PREFIX - stream->prefix;
 }
 
-static int open_framed(struct port *port, uint32_t prefix, uint32_t longest)
+static int open_framed(struct port *port, uint32_t prefix, uint32_t longest, bool records_too)
 {
 	struct stream *stream;
 	int fd = port->fds[0];
@@ -60,13 +64,14 @@ static int open_framed(struct port *port, uint32_t prefix, uint32_t longest)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) || getpeername(fd, (struct sockaddr *)&peer, &peer_size))
 		return -errno;
-	if (type != SOCK_STREAM)
+	if (type != SOCK_STREAM && !(type == SOCK_SEQPACKET && records_too))
 		return -EPROTOTYPE;
 	stream = calloc(1, sizeof(*stream));
 	if (!stream)
 		return -ENOMEM;
 	stream->prefix = prefix;
 	stream->longest = longest;
+	stream->records = type == SOCK_SEQPACKET;
 	stream->queue.omitted = omitted(stream);
 	port->private = stream;
 	return 0;
@@ -74,12 +79,12 @@ static int open_framed(struct port *port, uint32_t prefix, uint32_t longest)
 
 static int stream_open(struct port *port)
 {
-	return open_framed(port, FRAME_PREFIX, FRAME_MAX);
+	return open_framed(port, FRAME_PREFIX, FRAME_MAX, false);
 }
 
 static int vdestream_open(struct port *port)
 {
-	return open_framed(port, 2, UINT16_MAX);
+	return open_framed(port, 2, UINT16_MAX, true);
 }
 
 static void stream_close(struct port *port)
@@ -244,7 +249,7 @@ static void stream_collect(struct port *port)
 /* Send frames straight from where they are. Return how many are settled: sent, or, the last one, sent in part with the
  * rest queued.
  */
-static unsigned send_now(struct port *port, const struct frame *frames, unsigned n)
+static unsigned send_bytes(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct stream *stream = port->private;
 	struct iovec pieces[2 * FRAME_BATCH];
@@ -282,6 +287,58 @@ static unsigned send_now(struct port *port, const struct frame *frames, unsigned
 	return i;
 }
 
+/* Send each frame as a record. Return how many were sent; fewer than `n` when there is no room. */
+static unsigned send_records(struct port *port, const struct frame *frames, unsigned n)
+{
+	const struct stream *stream = port->private;
+	struct iovec pieces[FRAME_BATCH][2];
+	struct mmsghdr messages[FRAME_BATCH];
+	int sent;
+
+	for (unsigned i = 0; i < n; i++)
+		messages[i].msg_hdr = (struct msghdr){
+			.msg_iov = pieces[i],
+			.msg_iovlen = frame_pieces(&frames[i], stream->prefix, pieces[i]),
+		};
+	sent = sendmmsg(port->fds[0], messages, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS)
+		vsw_port_end_errno(port, "sending", errno);
+	return sent > 0 ? (unsigned)sent : 0;
+}
+
+static void drain_records(struct port *port)
+{
+	struct stream *stream = port->private;
+	uint8_t *spare = port->engine->scratch + FRAME_PREFIX;
+	struct frame frames[FRAME_BATCH];
+	unsigned n = vsw_outqueue_views(&stream->queue, frames, FRAME_BATCH, spare);
+	uint64_t size = 0;
+
+	n = n ? send_records(port, frames, n) : 0;
+	if (port->state != PORT_UP)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		size += stream->prefix + frames[i].len;
+	vsw_outqueue_consume(&stream->queue, size, &port->tx);
+}
+
+static void drain_bytes(struct port *port)
+{
+	struct stream *stream = port->private;
+	struct iovec pieces[2];
+	struct msghdr message = { .msg_iov = pieces };
+	ssize_t sent;
+
+	message.msg_iovlen = (size_t)vsw_outqueue_peek(&stream->queue, pieces);
+	if (!message.msg_iovlen)
+		return;
+	sent = sendmsg(port->fds[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent >= 0)
+		vsw_outqueue_consume(&stream->queue, (uint64_t)sent, &port->tx);
+	else if (errno != EAGAIN && errno != EINTR && errno != ENOBUFS)
+		vsw_port_end_errno(port, "sending", errno);
+}
+
 static void send_or_queue(struct port *port, const struct frame *frames, unsigned n)
 {
 	struct stream *stream = port->private;
@@ -289,7 +346,12 @@ static void send_or_queue(struct port *port, const struct frame *frames, unsigne
 	unsigned i = 0;
 
 	if (!queue->frames) {
-		i = send_now(port, frames, n);
+		if (stream->records) {
+			i = send_records(port, frames, n);
+			vsw_traffic_add_frames(&port->tx, frames, i);
+		} else {
+			i = send_bytes(port, frames, n);
+		}
 		if (port->state != PORT_UP) {
 			port->drops[DROP_CLOSED] += n - i;
 			return;
@@ -337,20 +399,13 @@ static void stream_drain(struct port *port)
 {
 	struct stream *stream = port->private;
 	struct outqueue *queue = &stream->queue;
-	struct iovec pieces[2];
-	struct msghdr message = { .msg_iov = pieces };
-	ssize_t sent;
 
-	message.msg_iovlen = (size_t)vsw_outqueue_peek(queue, pieces);
-	if (message.msg_iovlen) {
-		sent = sendmsg(port->fds[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0) {
-			if (errno != EAGAIN && errno != EINTR && errno != ENOBUFS)
-				vsw_port_end_errno(port, "sending", errno);
-			return;
-		}
-		vsw_outqueue_consume(queue, (uint64_t)sent, &port->tx);
-	}
+	if (stream->records)
+		drain_records(port);
+	else
+		drain_bytes(port);
+	if (port->state != PORT_UP)
+		return;
 	if (!queue->frames)
 		vsw_port_watch(port, port->events & ~(uint32_t)EPOLLOUT);
 	if (vsw_outqueue_bytes(queue) <= MARK_BYTES / 2 && queue->frames <= MARK_FRAMES / 2)
