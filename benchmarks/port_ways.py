@@ -158,6 +158,32 @@ def qemu_datagrams(pair: DatagramPair) -> Open:
     return opened
 
 
+# --- nothing between: what sender and receiver could do at best -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def bare_stream(place: Place, size: int) -> Iterator[Way]:
+    a, b = socket.socketpair()
+    with a, b:
+        yield Way(End(a, "stream4"), End(b, "stream4"), ())
+
+
+def bare_datagrams(pair: DatagramPair) -> Open:
+    @contextlib.contextmanager
+    def opened(place: Place, size: int) -> Iterator[Way]:
+        a, b = pair(place)
+        with a, b:
+            yield Way(End(a, "dgram"), End(b, "dgram"), ())
+
+    return opened
+
+
+@contextlib.contextmanager
+def bare_veth(place: Place, size: int) -> Iterator[Way]:
+    with veth_pairs(place) as pairs, packet_ends(pairs[0], size) as (a, b):
+        yield Way(a, b, ())
+
+
 # --- mcast: from a bus to a stream, as two buses on one hub of QEMU's would hear each other's echoes for ever --------
 
 

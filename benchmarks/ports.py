@@ -4,7 +4,8 @@
 
 Sender, switch and receiver are processes of their own (port_load.c says what the load does); ours is the fabric process
 that a lab has. The same load, over the same sockets, is put on the peer: a QEMU without a machine whose hub joins two
-netdevs of that type, vde_switch, or Linux's bridge with veth pairs. Frames are counted where they arrive. `gso` frames
+netdevs of that type, vde_switch, or Linux's bridge with veth pairs; and on nothing at all: the `ceiling` is a bare pair
+of the sockets, or of veths, that sender and receiver have. Frames are counted where they arrive. `gso` frames
 are 64 KiB of TCP that the receiver's side may cut, but need not. `iperf3/tap` is TCP between two hosts' stacks. All of
 it happens in a network namespace of its own, so nothing leaves it and every address in it is free.
 """
@@ -35,7 +36,7 @@ from rings import fabric, missing, no_bridge
 from vswitch.errors import FabricError, MachineError
 from vswitch.namespace import enter_lab_namespace
 
-QUICK = Timing(warm_up=40, measure=100, runs=3)
+QUICK = Timing(warm_up=30, measure=80, runs=3)
 FULL = Timing(warm_up=200, measure=800, runs=5)
 SMALL, LARGE = 60, 1514
 WINDOWS = {SMALL: 512, LARGE: 512, GSO: 32}
@@ -50,24 +51,33 @@ class Type(NamedTuple):
     ours: Open
     peer: str
     theirs: Open
+    bare: Open
+    """The same load with nothing between."""
     target: float | None = None
     window: bool = False
     """Nothing holds up who sends too fast."""
     sizes: tuple[int, ...] = (SMALL, LARGE)
 
 
+BARE_UNIX, BARE_UDP = ways.bare_datagrams(ways.unix_datagrams), ways.bare_datagrams(ways.udp_datagrams)
 TYPES = {
-    "stream": Type(ways.our_streams, "qemu-hub", ways.qemu_streams, 2),
-    "dgram": Type(ways.our_datagrams(ways.unix_datagrams), "qemu-hub", ways.qemu_datagrams(ways.unix_datagrams), 2),
-    "dgram-udp": Type(
-        ways.our_datagrams(ways.udp_datagrams), "qemu-hub", ways.qemu_datagrams(ways.udp_datagrams), 2, window=True
+    "stream": Type(ways.our_streams, "qemu-hub", ways.qemu_streams, ways.bare_stream, 2),
+    "dgram": Type(
+        ways.our_datagrams(ways.unix_datagrams), "qemu-hub", ways.qemu_datagrams(ways.unix_datagrams), BARE_UNIX, 2
     ),
-    "mcast": Type(ways.our_mcast, "qemu-hub", ways.qemu_mcast, window=True),
-    "l2tpv3": Type(ways.our_l2tpv3, "qemu-hub", ways.qemu_l2tpv3, window=True),
-    "vde": Type(ways.our_vde, "vde_switch", ways.their_vde, 3),
-    "raw-pipe": Type(ways.our_raw_pipes, "vde_switch", ways.vde_plugs),
-    "tap": Type(ways.our_taps, "linux-bridge", ways.linux_bridge, window=True, sizes=(SMALL, LARGE, GSO)),
-    "packet": Type(ways.our_packets, "linux-bridge", ways.linux_bridge, window=True, sizes=(SMALL, LARGE, GSO)),
+    "dgram-udp": Type(
+        ways.our_datagrams(ways.udp_datagrams), "qemu-hub", ways.qemu_datagrams(ways.udp_datagrams), BARE_UDP, 2, True
+    ),
+    "mcast": Type(ways.our_mcast, "qemu-hub", ways.qemu_mcast, BARE_UDP, window=True),
+    "l2tpv3": Type(ways.our_l2tpv3, "qemu-hub", ways.qemu_l2tpv3, BARE_UDP, window=True),
+    "vde": Type(ways.our_vde, "vde_switch", ways.their_vde, BARE_UNIX, 3),
+    "raw-pipe": Type(ways.our_raw_pipes, "vde_switch", ways.vde_plugs, ways.bare_stream),
+    "tap": Type(
+        ways.our_taps, "linux-bridge", ways.linux_bridge, ways.bare_veth, window=True, sizes=(SMALL, LARGE, GSO)
+    ),
+    "packet": Type(
+        ways.our_packets, "linux-bridge", ways.linux_bridge, ways.bare_veth, window=True, sizes=(SMALL, LARGE, GSO)
+    ),
 }
 PROGRAMS = {"qemu-hub": "qemu-system-x86_64", "vde_switch": "vde_switch", "vde_plug2tap": "vde_plug2tap"}
 
@@ -128,34 +138,31 @@ def in_turns(bench: Bench, opens: dict[str, Open], size: int, window: int) -> di
 
 
 def rows_of(bench: Bench, name: str, kind: Type, size: int) -> Iterator[Row]:
-    """Ours and the peer in turns, over the same two ways."""
+    """Ours, the peer and the bare sockets in turns; a row beside each of the others."""
     case, unit = case_name(name, size), "Gbit/s" if size == GSO else "Mfps"
     scale = size * 8 / 1e9 if size == GSO else 1e-6
-    opens = {"ours": kind.ours}
     skipped = absent(kind.peer)
-    if skipped is None:
-        opens["peer"] = kind.theirs
+    opens = {"ours": kind.ours, "ceiling": kind.bare} | ({} if skipped else {kind.peer: kind.theirs})
     try:
         loads = in_turns(bench, opens, size, WINDOWS[size] if kind.window else 0)
     except (FabricError, LoadError, OSError) as error:
-        yield Row(case=case, unit=unit, peer=kind.peer, skipped=str(error))
+        for peer in (kind.peer, "ceiling"):
+            yield Row(case=case, unit=unit, peer=peer, skipped=str(error))
         return
     found = {who: median_load(some) for who, some in loads.items()}
-    note = bound_by(found["ours"])
-    if skipped is None:
-        note += f"; {kind.peer}: {bound_by(found['peer'])}"
-    if kind.target is not None:
-        note = f"target at least {kind.target:g}; {note}"
-    yield Row(
-        case=case,
-        unit=unit,
-        value=found["ours"].rate * scale,
-        peer=kind.peer,
-        peer_value=found["peer"].rate * scale if skipped is None else None,
-        runs=bench.timing.runs,
-        skipped=skipped,
-        note=note,
-    )
+    target = "" if kind.target is None else f"target at least {kind.target:g}; "
+    for peer, note in ((kind.peer, f"{target}ours {bound_by(found['ours'])}; peer "), ("ceiling", "")):
+        load = found.get(peer)
+        yield Row(
+            case=case,
+            unit=unit,
+            value=found["ours"].rate * scale,
+            peer=peer,
+            peer_value=None if load is None else load.rate * scale,
+            runs=bench.timing.runs,
+            skipped=skipped if peer == kind.peer else None,
+            note="" if load is None else note + bound_by(load),
+        )
 
 
 def tcp_rows(bench: Bench) -> Iterator[Row]:
