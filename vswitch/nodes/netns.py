@@ -27,7 +27,7 @@ from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Lab, Node
 from ..namespace import visiting
-from ..ports.packet import open_packet
+from ..ports.packet import disable_offloads_beyond_headers, open_packet
 from ..ports.tap import MAX_MTU, make_persistent, open_tap
 from .agent import AgentChannel, agent_program
 from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext
@@ -188,6 +188,7 @@ def _make_interface(namespace: int, interface: Interface) -> FabricEnd:
         route.link("set", index=index, state="up")
     (fd,) = open_packet(outside)
     with _closed_on_error(fd), visiting(namespace), IPRoute() as route:
+        disable_offloads_beyond_headers(interface.name)
         _configure(route, interface)
         _wait_up(route, interface.name)
     return FabricEnd("packet", (fd,))

@@ -237,6 +237,11 @@ static void packet_collect(struct port *port)
 		};
 	}
 	got = recvmmsg(fd, messages, packet->burst, MSG_DONTWAIT, NULL);
+	if (got < 0 && errno == EINVAL && port->offloads) {
+		vsw_port_drop_in(port, DROP_BAD_OFFLOAD,
+				 0); /* the kernel has no header to say what is left to do for it */
+		return;
+	}
 	if (got < 0) {
 		handle_error(port, "receiving", errno);
 		return;

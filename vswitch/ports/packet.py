@@ -31,6 +31,32 @@ _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 _FANOUT_IGNORE_OUTGOING, _FANOUT_UNIQUE_ID = 0x4000, 0x2000
 _FANOUT_TYPES: dict[Fanout, int] = {"hash": 0, "lb": 1, "cpu": 2, "rollover": 3, "rnd": 4, "qm": 5}
 
+# Names of a device's features, as `ethtool -k` has them.
+_BEYOND_HEADERS = frozenset(
+    {
+        *("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tx-gre-segmentation", "tx-gre-csum-segmentation"),
+        *("tx-ipxip4-segmentation", "tx-ipxip6-segmentation", "tx-esp-segmentation", "tx-gso-list", "tx-gso-partial"),
+        *("tx-sctp-segmentation", "tx-checksum-sctp", "tx-tcp-accecn-segmentation", "tx-fcoe-segmentation"),
+    }
+)
+
+
+def disable_offloads_beyond_headers(ifname: str) -> None:
+    """Have the stack finish what it sends by device `ifname`, where a virtio-net header could not say what is missing.
+
+    That is what is within tunnels (VXLAN, GRE), and SCTP. To be called for the end of a veth pair that the sending
+    stack uses; plain TCP and UDP it goes on leaving to the other end. Raises OSError.
+    """
+    from pyroute2.ethtool.ioctl import IoctlEthtool
+
+    device = IoctlEthtool(ifname)
+    with device.sock:
+        features = device.get_features()
+        for name in _BEYOND_HEADERS.intersection(features.keys()):
+            if features[name] and features.is_available(name):
+                features[name] = False
+        device.set_features(features)
+
 
 def open_packet(
     ifname: str, *, queues: int = 1, fanout: Fanout = "hash", vnet_hdr: bool = True, promiscuous: bool = False
