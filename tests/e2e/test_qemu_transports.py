@@ -43,7 +43,7 @@ _KIB = 2048
 
 def lab_text() -> str:
     """A machine and a host that meet on a switch for each transport, and once without a switch."""
-    lines = ["name: transports", "networks:"]
+    lines = ["name: transports", "defaults: {ready_timeout: 140s}", "networks:"]
     lines += [f"  n{n}: {{subnet: 10.0.{n}.0/24}}" for n in range(len(TRANSPORTS))]
     lines += ["nodes:", "  vm:", "    kind: qemu", "    cpus: 2", "    interfaces:"]
     for n, transport in enumerate(TRANSPORTS):

@@ -75,6 +75,8 @@ class Executor:
         self._hosts_file.write_text(self._hosts)
         self._buses: dict[str, Bus] = {}
         self._carriers = Carriers()
+        self._linked: set[Endpoint] = set()
+        """Interfaces that are there, so that they may be told of their carrier."""
         self._bridged: dict[str, asyncio.Task[None]] = {}
         self._numbers = itertools.count(1)
         self._handlers: dict[type[Action], Callable[[Any], Awaitable[None]]] = {
@@ -229,6 +231,10 @@ class Executor:
                 await self._add_port(link.b.target, link.a, link.settings)
         else:
             await self._add_port(link.b.target, link.a, link.settings)
+        self._linked.update(interfaces)
+        for end in interfaces:
+            if not self._carriers.has_carrier(end):
+                await self._set_carrier(end)
         self._actual.happened("link", link.name, "added")
 
     async def _add_port(self, network: str, end: Endpoint, settings: PortSettings) -> None:
@@ -243,6 +249,7 @@ class Executor:
     async def _remove_link(self, action: plan.RemoveLink) -> None:
         link = action.link
         self._carriers.link_removed(link)
+        self._linked -= {link.a, link.b}
         if link.pipe:
             with contextlib.suppress(LabError):
                 await self._fabric.remove_pipe(link.name)
@@ -273,7 +280,7 @@ class Executor:
         if machine is None:
             return
         async with machine.carrier_lock:
-            if machine.exited.done():
+            if machine.exited.done() or end not in self._linked:
                 return
             try:
                 await machine.driver.set_carrier(self._interface(end), self._carriers.has_carrier(end))
