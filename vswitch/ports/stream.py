@@ -209,16 +209,26 @@ async def _accept(listener: socket.socket, status: Status) -> socket.socket:
     """Return the next client, however long that takes; what is wrong with accepting meanwhile is told."""
     troubled = False
     while True:
+        if troubled and _can_open():
+            troubled = False
+            status("listening")
         try:
             client, _ = await asyncio.get_running_loop().sock_accept(listener)
         except OSError as error:  # out of descriptors, say: the client stays in the backlog
-            status("listening", f"cannot accept a client: {error.strerror}")
             troubled = True
+            status("listening", f"cannot accept a client: {error.strerror}")
             await asyncio.sleep(_ACCEPT_DELAY)
-            continue
-        if troubled:
-            status("listening")
-        return client
+        else:
+            return client
+
+
+def _can_open() -> bool:
+    """Whether there is a descriptor to be had."""
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 async def _serve_client(client: socket.socket, attach: Attach, label: str) -> None:
