@@ -299,11 +299,11 @@ def our_raw_pipes(place: Place, size: int) -> Iterator[Way]:
                 listener.bind(str(path))
                 listener.listen()
                 command = [sys.executable, "-c", HAND_OUT, str(path)]
-                place.fabric.add_outside_port(lan, name, type="raw-pipe", command=command, framing="vde")
+                place.fabric.add_outside_port(lan, name, type="raw-pipe", command=command)
                 connection = held.enter_context(listener.accept()[0])
             fds = socket.recv_fds(connection, 1, 2)[1]
             sock, out = (held.enter_context(socket.socket(fileno=fd)) for fd in fds)
-            ends.append(End(sock, "stream2", out=out))
+            ends.append(End(sock, "stream4", out=out))
         yield Way(ends[0], ends[1], (place.fabric.pid,))
 
 

@@ -145,7 +145,9 @@ def rows_of(bench: Bench, name: str, kind: Type, size: int) -> Iterator[Row]:
     opens = {"ours": kind.ours, "ceiling": kind.bare} | ({} if skipped else {kind.peer: kind.theirs})
     try:
         loads = in_turns(bench, opens, size, WINDOWS[size] if kind.window else 0)
-    except (FabricError, LoadError, OSError) as error:
+    except LoadError as error:
+        sys.exit(f"{case}: {error}")
+    except (FabricError, OSError) as error:  # no right to /dev/net/tun, say
         for peer in (kind.peer, "ceiling"):
             yield Row(case=case, unit=unit, peer=peer, skipped=str(error))
         return

@@ -35,12 +35,16 @@ def test_ring_benchmark_counts_frames_and_names_the_peer(tmp_path: Path) -> None
 
 @pytest.mark.namespaces
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU (package qemu-system-x86)")
-def test_port_benchmark_counts_frames_on_both_sides_and_says_what_bounds_them(tmp_path: Path) -> None:
-    rows = rows_of("ports.py", "--only", "stream", "--only", "mcast/60B", to=tmp_path)
-    cases = ["stream/60B", "stream/1514B", "mcast/60B"]
-    assert [(row["case"], row["peer"]) for row in rows] == [(c, p) for c in cases for p in ("qemu-hub", "ceiling")]
+@pytest.mark.skipif(shutil.which("vde_switch") is None, reason="needs vde_switch (package vde2)")
+def test_port_benchmark_measures_every_type_on_both_sides_and_says_what_bounds_it(tmp_path: Path) -> None:
+    peers = dict.fromkeys(("stream", "dgram", "dgram-udp", "mcast", "l2tpv3"), "qemu-hub")
+    peers |= {"vde": "vde_switch", "raw-pipe": "vde_switch", "packet": "linux-bridge"}
+    only = [word for name in peers for word in ("--only", f"{name}/60B")]
+    rows = rows_of("ports.py", *only, to=tmp_path)
+    expected = [(f"{name}/60B", beside) for name, peer in peers.items() for beside in (peer, "ceiling")]
+    assert [(row["case"], row["peer"]) for row in rows] == expected
     for row in rows:
-        assert (row["unit"], row["runs"]) == ("Mfps", 3)
+        assert (row["unit"], row["runs"]) == ("Mfps", 3), row
         assert row["value"] > 0
         assert row["ratio"] == row["value"] / row["peer_value"]
         assert "bound by" in row["note"]
