@@ -42,18 +42,26 @@ _KIB = 2048
 
 
 def lab_text() -> str:
-    """A machine and a host that meet on a switch for each transport, and once without a switch."""
+    """A machine and a host that meet on a switch for each transport, once without one, and once on a bus."""
     lines = ["name: transports", "defaults: {ready_timeout: 140s}", "networks:"]
     lines += [f"  n{n}: {{subnet: 10.0.{n}.0/24}}" for n in range(len(TRANSPORTS))]
+    lines.append("  bus: {type: mcast, subnet: 10.2.0.0/24}")
     lines += ["nodes:", "  vm:", "    kind: qemu", "    cpus: 2", "    interfaces:"]
     for n, transport in enumerate(TRANSPORTS):
         queues = ", queues: 2" if transport.name == "tap" else ""
         lines.append(f"      eth{n}: {{transport: {transport.name}, mtu: {transport.mtu}{queues}}}")
-    lines += ["      direct: {transport: dgram, model: vmxnet3}", "  host:", "    kind: netns", "    interfaces:"]
+    lines += [
+        "      direct: {transport: dgram, model: vmxnet3}",
+        "      bus: {transport: dgram}",
+        "  host:",
+        "    kind: netns",
+        "    interfaces:",
+    ]
     lines += [f"      eth{n}: {{mtu: {min(transport.mtu, 65521)}}}" for n, transport in enumerate(TRANSPORTS)]
     lines.append("links:")
     lines += [f"  - [{node}:eth{n}, n{n}]" for n in range(len(TRANSPORTS)) for node in ("vm", "host")]
     lines.append("  - {endpoints: [vm:direct, host:direct], subnet: 10.1.0.0/24}")
+    lines += ["  - [vm:bus, bus]", "  - [host:bus, bus]"]
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +72,9 @@ def ping_all(own: int) -> str:
         for size in (0, 18, 1472, min(transport.mtu, 65521) - 28):
             ping = f"busybox ping -c1 -W10 -s {size} 10.0.{n}.{own}"
             lines.append(f"{ping} >/dev/null || echo {transport.name} {size}")
-    return "\n".join([*lines, f"busybox ping -c1 -W10 10.1.0.{own} >/dev/null || echo direct"])
+    for n, what in ((1, "direct"), (2, "bus")):
+        lines.append(f"busybox ping -c1 -W10 10.{n}.0.{own} >/dev/null || echo {what}")
+    return "\n".join(lines)
 
 
 def listen_all() -> str:
@@ -96,6 +106,7 @@ def test_machine_reaches_a_host_over_every_transport(lab_command: LabCommand, la
     rows = {row["port"]: row for row in json.loads(lab_command.ok("stats", "-f", "json"))}
     assert [rows[f"vm:eth{n}"]["type"] for n in range(len(TRANSPORTS))] == [each.port_type for each in TRANSPORTS]
     assert rows["vm:direct"]["type"] == "dgram"
+    assert rows["vm:bus"]["type"] == "dgram"
     queues = lab_command.ok("exec", "vm", "--", "sh", "-c", "ls -d /sys/class/net/eth*/queues/tx-*").split()
     several = [path.split("/")[4] for path in queues if path.endswith("/tx-1")]
     assert several == [f"eth{n}" for n, transport in enumerate(TRANSPORTS) if transport.name == "tap"]
