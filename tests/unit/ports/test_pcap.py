@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from vswitch.emulated.captures import Captured, CaptureError, read_capture
-from vswitch.errors import FabricError
+from vswitch.errors import FabricError, LabFileError
 from vswitch.fabric.client import PortStats
+from vswitch.model import load
 from vswitch.ports.pcap import PcapSpec
 
 from ..fabric.peers import BROADCAST, SIZES, exchange, frame, mac
@@ -157,14 +158,14 @@ def test_port_plays_what_tcpdump_and_editcap_have_made_of_a_capture(tool: str, t
 
 
 def test_playing_waits_for_the_lab_and_keeps_the_recorded_distances(tmp_path: Path) -> None:
-    """Nothing is early. At twice the speed it takes half as long; `loop` plays it again."""
+    """Nothing is early. At sixty times the speed a minute takes a second; `loop` plays it again."""
     source, out = tmp_path / "in.pcap", tmp_path / "out.pcap"
-    write_capture(source, [(100.0, FRAMES[2]), (100.1, FRAMES[3]), (100.4, FRAMES[2])])
+    write_capture(source, [(100.0, FRAMES[2]), (106.0, FRAMES[3]), (124.0, FRAMES[2])])
 
     async def body(fabric: Fabric) -> None:
         await record(fabric, out)
         inside = await fabric.peer("lan", "a")
-        spec = {"type": "pcap", "read": str(source), "speed": 2.0, "loop": 2, "delay": 0.1}
+        spec = {"type": "pcap", "read": str(source), "speed": 60.0, "loop": 2, "delay": 0.1}
         await fabric.client.add_outside_port("lan", "play", spec)
         assert (await within(fabric.events.get())).state == "up"
         inside.send(FRAMES[0])
@@ -175,11 +176,34 @@ def test_playing_waits_for_the_lab_and_keeps_the_recorded_distances(tmp_path: Pa
         assert [one.frame for one in found] == [FRAMES[2], FRAMES[3], FRAMES[2]] * 2
         assert found[0].time - marker.time >= 100_000_000
         times = [(one.time - found[0].time) / 1e6 for one in found]
-        for actual, due in zip(times, (0, 50, 200, 200, 250, 400), strict=True):
+        for actual, due in zip(times, (0, 100, 400, 400, 500, 800), strict=True):
             assert due - 5 < actual < due + 5000  # the first may itself be late, by as much as the others are early
         inside.close()
 
     run(body)
+
+
+def test_what_was_written_before_the_end_is_in_the_file(tmp_path: Path) -> None:
+    """However the port ends: removed, with its network, or with the fabric."""
+    paths = [tmp_path / name for name in ("port", "network", "fabric")]
+
+    async def body(fabric: Fabric) -> None:
+        for path in paths:
+            await fabric.client.add_network(path.name, "switch")
+            await fabric.client.add_outside_port(path.name, "rec", {"type": "pcap", "write": str(path)})
+            a, b = await fabric.peer(path.name, "a"), await fabric.peer(path.name, "b")
+            for _ in range(20):
+                a.send(frame(BROADCAST, mac(1), size=16000))
+                b.receive()
+            a.close()
+            b.close()
+        await fabric.client.remove_port("port", "rec")
+        assert len(captured(paths[0])) == 20
+        await fabric.client.remove_network("network")
+        assert len(captured(paths[1])) == 20
+
+    run(body)
+    assert len(captured(paths[2])) == 20
 
 
 def test_rate_takes_the_place_of_recorded_times(tmp_path: Path) -> None:
@@ -329,3 +353,23 @@ def test_reader_of_a_fifo_that_stops_reading_costs_only_its_copies(tmp_path: Pat
         assert event.reason == f"nobody reads {fifo} any more"
 
     run(body)
+
+
+def test_files_are_relative_to_the_lab_file(tmp_path: Path) -> None:
+    """The one to be read must be there, of the one to be written its directory."""
+    write_capture(tmp_path / "in.pcap", [(0.0, FRAMES[2])])
+    lab_file = tmp_path / "lab.yaml"
+
+    def ports(text: str) -> str:
+        return f"{{networks: {{lan0: {{ports: {text}}}}}, nodes: {{a: {{kind: netns}}}}, links: [[a:eth0, lan0]]}}"
+
+    lab_file.write_text(ports("{p: {type: pcap, read: in.pcap, write: out.pcap}}"))
+    spec = load(lab_file, env={}).networks["lan0"].ports["p"].spec
+    assert (spec["read"], spec["write"]) == (f"{tmp_path}/in.pcap", f"{tmp_path}/out.pcap")
+    lab_file.write_text(ports("{p: {type: pcap, read: none.pcap}, q: {type: pcap, write: none/out.pcap}}"))
+    with pytest.raises(LabFileError) as caught:
+        load(lab_file, env={})
+    assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
+        f"networks.lan0.ports.p.read: no such file: {tmp_path}/none.pcap",
+        f"networks.lan0.ports.q.write: no such directory: {tmp_path}/none",
+    ]
