@@ -56,10 +56,10 @@ _veth_numbers = itertools.count()
 class NetnsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A netns host has no settings of its own; what it runs goes under `exec`."""
 
-    def mistakes(self, node: Node, lab: Lab) -> list[str]:
+    def mistakes(self, node: Node, lab: Lab) -> list[tuple[tuple[str, ...], str]]:
         """Find interfaces with an MTU that no TAP device has."""
         return [
-            f"interface {interface.name} has mtu {interface.mtu}; a netns host's have {MAX_MTU} at most"
+            (("interfaces", interface.name, "mtu"), f"{interface.mtu} is more than the {MAX_MTU} a netns host can have")
             for interface in node.interfaces
             if interface.mtu > MAX_MTU
         ]

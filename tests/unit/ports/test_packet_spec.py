@@ -47,9 +47,9 @@ def add_veth(host: Namespace, beyond: Namespace, *, mtu: int = 1500) -> None:
 
 
 @contextlib.contextmanager
-def raw_socket(namespace: Namespace) -> Iterator[socket.socket]:
-    """A raw socket on `eth0` there."""
-    with visiting(namespace.fd), socket.socket(fileno=open_packet("eth0", vnet_hdr=False)[0]) as raw:
+def raw_socket(namespace: Namespace, device: str = "eth0") -> Iterator[socket.socket]:
+    """A raw socket on `device` there."""
+    with visiting(namespace.fd), socket.socket(fileno=open_packet(device, vnet_hdr=False)[0]) as raw:
         raw.settimeout(TIMEOUT)
         yield raw
 
@@ -139,7 +139,7 @@ def test_promiscuous_for_as_long_as_the_port_is_there() -> None:
 @ROOT
 @pytest.mark.parametrize("fanout", ["hash", "lb", "cpu", "rnd", "qm", "rollover"])
 def test_fanout_gives_each_frame_to_one_socket(fanout: str) -> None:
-    """Whatever the distribution, nothing comes twice, nothing is missing, and nothing of ours comes back."""
+    """Whatever the distribution, nothing comes twice, nothing is missing, and what leaves by it is not heard."""
 
     async def body(fabric: Fabric) -> None:
         peer = await fabric.peer("lan", "s")
@@ -155,9 +155,11 @@ def test_fanout_gives_each_frame_to_one_socket(fanout: str) -> None:
             assert sorted(seen) == list(range(200))
             peer.send(frame(BROADCAST, mac(2)))
             assert receive_from(raw, mac(2)) == frame(BROADCAST, mac(2))
+            with raw_socket(host, "veth0") as outgoing:
+                outgoing.send(frame(BROADCAST, mac(4)))
             raw.send(frame(BROADCAST, mac(3)))
             while (got := peer.receive())[6:12] != mac(3):
-                assert got[12:14] != b"\x88\xb5", "a frame came back, or twice"
+                assert got[12:14] != b"\x88\xb5", "a frame came twice, or was on its way out"
         peer.close()
 
     with Namespace() as host, Namespace() as beyond:
@@ -239,18 +241,31 @@ def test_keys_that_exclude_each_other(keys: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.namespaces
+@pytest.mark.timeout(300)
 def test_packet_ports_of_a_file_need_no_root() -> None:
-    """All of the above in an unprivileged user namespace."""
+    """The above in an unprivileged user namespace; one kind of fanout stands for all."""
     if os.environ.get("VSWITCH_TEST_IN_USERNS"):
         pytest.skip("this is the inner run")
-    command = ["unshare", "-Urn", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [
+        "unshare",
+        "-Urn",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not fanout or hash",
+        __file__,
+    ]
     result = subprocess.run(
         command,
         env={**os.environ, "VSWITCH_TEST_IN_USERNS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
