@@ -15,7 +15,9 @@
 /* First in the port's private state. */
 struct datagram_port {
 	bool late_errors; /* a call may fail for an earlier datagram: news of those sent over IP come back after a while */
-	uint32_t settled; /* datagrams sent, or given up, so far */
+	bool lumps_in;    /* the kernel may hand over a lump of datagrams of one size at once: UDP with UDP_GRO */
+	uint32_t lumps_out; /* bytes: it takes lumps of datagrams up to this size (UDP_SEGMENT); 0: it does not */
+	uint32_t settled;   /* datagrams sent, or given up, so far */
 	struct outqueue queue;
 
 	/* Point `pieces` at what goes before the frame that is the `nth` (0..FRAME_BATCH - 1) to be sent after those settled.

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.qemu_converter import QemuConverter, needs_qemu, qemu_peer
+from vswitch.namespace import visiting
 from vswitch.ports.dgram import DgramSpec
 
 from ..fabric.lan import Lan
-from ..fabric.peers import BROADCAST, frame, mac
-from .namespaces import TIMEOUT
+from ..fabric.peers import BROADCAST, frame, framed, mac
+from .namespaces import TIMEOUT, Namespace
 from .passing import SIZES, UDP_MAX, assert_frames_pass, free_udp_port
 from .serving import Serving
 
@@ -276,3 +277,77 @@ def test_qemu_joins_a_dgram_port_with_a_stream_port(lan: Lan, tmp_path: Path) ->
             other.engine.add_port(other.switch, "stream", [ours.detach()])
             with QemuConverter(*netdevs, fds=[theirs.fileno(), qemus.fileno()]):
                 assert_frames_pass(lan.peer()[0], other.peer()[0], SIZES)
+
+
+UDP_SEGMENT, UDP_GRO = 103, 104
+
+
+@contextlib.contextmanager
+def udp_port(lan: Lan) -> Iterator[tuple[int, socket.socket]]:
+    """A UDP port and the socket of its peer."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        for sock in (ours, far):
+            sock.bind(("127.0.0.1", 0))
+        ours.connect(far.getsockname())
+        far.connect(ours.getsockname())
+        far.settimeout(TIMEOUT)
+        yield lan.engine.add_port(lan.switch, "dgram", [ours.detach()]), far
+
+
+@pytest.mark.parametrize("last", [14, 13, 60, 100])
+def test_dgram_port_takes_a_lump_of_datagrams_apart(lan: Lan, last: int) -> None:
+    """What a sender with UDP_SEGMENT hands to the kernel at once may come in so; each frame stays itself."""
+    inside, _ = lan.peer()
+    with udp_port(lan) as (port, peer):
+        peer.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 100)
+        frames = [frame(BROADCAST, mac(number), b"%d" % number, size=100) for number in range(40)]
+        frames.append(frame(BROADCAST, mac(41))[:last] if last < 60 else frame(BROADCAST, mac(41), size=last))
+        for _ in range(10):
+            peer.send(b"".join(frames))
+        for data in frames * 10:
+            if len(data) >= 14:
+                assert inside.receive() == data
+        counters = lan.counters(port)
+        assert counters.rx_frames == 410
+        assert counters.drops == ({} if last >= 14 else {"runt": 10})
+
+
+def test_dgram_port_sends_frames_of_one_size_as_a_lump(lan: Lan) -> None:
+    """A receiver that knows UDP_GRO gets it whole, any other each datagram by itself."""
+    inside, _ = lan.peer()
+    sizes = [60] * 70 + [50] + [1514] * 30 + [60, 61, 60, 9000, 9000, 14]
+    frames = [frame(BROADCAST, mac(1), b"%d" % number, size=size) for number, size in enumerate(sizes)]
+    frames[-1] = frames[-1][:14]
+    with udp_port(lan) as (port, peer):
+        inside.sock.sendall(b"".join(framed(data) for data in frames))
+        assert [peer.recv(70000) for _ in frames] == frames
+        peer.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
+        inside.sock.sendall(b"".join(framed(data) for data in frames))
+        whole = b"".join(frames)
+        got, lumps = b"", 0
+        while len(got) < len(whole):
+            data, controls, _, _ = peer.recvmsg(70000, 100)
+            got += data
+            lumps += bool(controls)
+        assert got == whole
+        assert lumps > 0
+        assert lan.counters(port).tx_frames == 2 * len(frames)
+        assert lan.counters(port).drops == {}
+
+
+@pytest.mark.root
+def test_dgram_port_sends_what_is_longer_than_the_mtu_in_fragments() -> None:
+    """The kernel does not take a lump of such datagrams."""
+    with Namespace() as namespace, visiting(namespace.fd), Lan() as lan:
+        namespace.ip("link set lo mtu 1500")
+        inside, _ = lan.peer()
+        with udp_port(lan) as (port, peer):
+            for size in (1472, 1514, 9000, 60):
+                frames = [frame(BROADCAST, mac(1), b"%d" % number, size=size) for number in range(10)]
+                inside.sock.sendall(b"".join(framed(data) for data in frames))
+                assert [peer.recv(70000) for _ in frames] == frames
+            assert lan.counters(port).drops == {}
+            assert lan.counters(port).tx_frames == 40
