@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <sys/epoll.h>
 #include <sys/un.h>
 
@@ -298,6 +300,62 @@ static void a_socket_that_is_shut_down_does_not_keep_the_loop_busy(void)
 	close(a.fd), close(b.fd);
 }
 
+/* A port over UDP, and its peer, on the loopback device: what is sent has arrived when the call returns. */
+static struct peer add_udp(void)
+{
+	struct sockaddr_in addresses[2];
+	struct peer peer;
+	int fds[2], room = 212992; /* as much as anybody may have */
+
+	for (int i = 0; i < 2; i++) {
+		socklen_t size = sizeof(addresses[i]);
+
+		addresses[i] = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+		fds[i] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+		CHECK(!setsockopt(fds[i], SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)));
+		CHECK(fds[i] >= 0 && !bind(fds[i], (struct sockaddr *)&addresses[i], size));
+		CHECK(!getsockname(fds[i], (struct sockaddr *)&addresses[i], &size));
+	}
+	for (int i = 0; i < 2; i++)
+		CHECK(!connect(fds[i], (struct sockaddr *)&addresses[!i], sizeof(addresses[!i])));
+	peer.fd = fds[0];
+	peer.port = add_dgram(fds[1]);
+	return peer;
+}
+
+/* More frames than a batch has, in lumps that end with a shorter one. */
+static void lumps_of_datagrams_come_in_and_go_out(void)
+{
+	enum { IN_LUMP = 50, LUMPS = 6, LEN = 100 };
+	static uint8_t wire[LUMPS * IN_LUMP * (LEN + 4)];
+	struct peer a, b;
+	int len = LEN;
+
+	lab_start(false, 8192);
+	a = add_udp(), b = add_udp();
+	CHECK(!setsockopt(a.fd, SOL_UDP, UDP_SEGMENT, &len, sizeof(len)));
+	for (uint32_t lump = 0; lump < LUMPS; lump++) {
+		size_t at = 0;
+
+		for (uint32_t i = 0; i < IN_LUMP; i++) {
+			uint8_t one[LEN + 4];
+			uint32_t size = i < IN_LUMP - 1 ? LEN : 60;
+
+			make_frame(one, B, A, size, lump * IN_LUMP + i);
+			memcpy(wire + at, one + 4, size);
+			at += size;
+		}
+		CHECK(send(a.fd, wire, at, 0) == (ssize_t)at);
+	}
+	lab_settle();
+	for (uint32_t i = 0; i < LUMPS * IN_LUMP; i++)
+		CHECK(receive(b.fd) == i);
+	CHECK(a.port->rx.frames == LUMPS * IN_LUMP && b.port->tx.frames == LUMPS * IN_LUMP);
+	CHECK(receive(b.fd) == -1);
+	lab_stop();
+	close(a.fd), close(b.fd);
+}
+
 static void takes_only_datagram_sockets(void)
 {
 	struct port *port;
@@ -327,6 +385,7 @@ int main(void)
 	RUN(a_peer_that_has_gone_ends_the_port);
 	RUN(a_peer_that_goes_with_frames_queued_ends_the_port);
 	RUN(a_socket_that_is_shut_down_does_not_keep_the_loop_busy);
+	RUN(lumps_of_datagrams_come_in_and_go_out);
 	RUN(takes_only_datagram_sockets);
 	return 0;
 }
