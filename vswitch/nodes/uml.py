@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,14 +23,15 @@ from msgspec import Struct
 
 from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import AgentError, NodeError
-from ..model.lab import Interface, Node
+from ..model.lab import Interface, Node, Transport
 from .agent import AgentChannel, agent_program
 from .driver import Bus, Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
 from .image import built_image, default_image
 from .process_output import LoggedOutput
 from .qemu_guest import configuration_script
 from .serial_console import SerialConsole
-from .uml_command import Attachment, Descriptors, UmlSpec, command_line
+from .uml_command import Descriptors, UmlSpec, command_line
+from .uml_transport import TRANSPORTS, Plug, open_cable, plug_bus
 
 _PROGRAM = "linux.uml"
 _MODULES = Path("/usr/lib/uml/modules")
@@ -52,14 +53,14 @@ class UmlDriver(Driver):
     name: ClassVar[str] = "uml"
     Spec: ClassVar[type[Struct]] = UmlSpec
     takes_bus: ClassVar[bool] = True
+    interface_keys: ClassVar[frozenset[str]] = frozenset({"transport"})
+    transports: ClassVar[tuple[Transport, ...]] = TRANSPORTS
 
     def __init__(self, node: Node, context: NodeContext) -> None:
         super().__init__(node, context)
         self._spec = msgspec.convert(node.settings, UmlSpec)
         self._program = self._spec.kernel or _PROGRAM
-        self._sockets: dict[str, socket.socket] = {}
-        self._buses: dict[str, Bus] = {}
-        self._plugged: list[Attachment] = []
+        self._plugs: dict[str, Plug] = {}
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -87,15 +88,13 @@ class UmlDriver(Driver):
     # --- interfaces -------------------------------------------------------------------------------------------------
 
     async def open_port(self, interface: Interface) -> FabricEnd:
-        """Keep one end of a pair of datagram sockets for the guest, return the other."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._sockets[interface.name] = ours
-        return FabricEnd("dgram", (theirs.detach(),))
+        """Make a cable of the interface's transport, keep the guest's end."""
+        self._plugs[interface.name], end = await open_cable(interface, self.context)
+        return end
 
     async def join_bus(self, interface: Interface, bus: Bus) -> None:
         """Have the guest's kernel join the bus itself."""
-        route_multicast_to_loopback()
-        self._buses[interface.name] = bus
+        self._plugs[interface.name] = await plug_bus(interface, bus)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -113,34 +112,35 @@ class UmlDriver(Driver):
         console, their_console = socket.socketpair()
         line, their_line = socket.socketpair()
         messages, their_messages = os.pipe()
-        theirs = [their_console, their_line, *self._sockets.values()]
-        self._plugged = self._attachments()
-        argv = command_line(
-            self._spec,
-            default_image().uml_initrd,
-            own,
-            _host_modules(own),
-            self._plugged,
-            Descriptors(their_console.fileno(), their_line.fileno()),
-        )
+        cables = [fd for plug in self._plugs.values() for fd in plug.fds]
         try:
+            argv = command_line(
+                self._spec,
+                default_image().uml_initrd,
+                own,
+                _host_modules(own),
+                [self._plugs[interface.name].word(number) for number, interface in enumerate(self._plugged)],
+                Descriptors(their_console.fileno(), their_line.fileno()),
+            )
             self._child = Child.spawn(
                 [agent_program(), "--contain", str(os.getpid()), own, self._program, *argv],
                 run_id=self.context.run_id,
-                pass_fds=[sock.fileno() for sock in theirs],
-                env=self._environment(own),
+                pass_fds=[their_console.fileno(), their_line.fileno(), *cables],
+                env=_environment(own, cables),
                 output=their_messages,
             )
         except OSError as error:
-            os.close(messages)
-            console.close()
-            line.close()
             raise NodeError(f"starting {self._program}: {error}") from error
         finally:
             os.close(their_messages)
-            for sock in theirs:
-                sock.close()
-            self._sockets.clear()
+            their_console.close()
+            their_line.close()
+            for plug in self._plugs.values():
+                plug.close()
+            if self._child is None:
+                os.close(messages)
+                console.close()
+                line.close()
         self._watcher = spawn_task(self._watch(self._child), name=f"watch {self.node.name}")
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: self._messages, os.fdopen(messages, "rb", 0))
@@ -148,27 +148,16 @@ class UmlDriver(Driver):
         await loop.create_unix_connection(lambda: self._console, sock=console)
         await agent.open(line)
 
-    def _attachments(self) -> list[Attachment]:
+    @property
+    def _plugged(self) -> list[Interface]:
         """The interfaces that are linked to something; User-Mode Linux has no others."""
-        plugs: dict[str, int | Bus] = {name: sock.fileno() for name, sock in self._sockets.items()}
-        plugs |= self._buses
-        return [Attachment(each, plugs[each.name]) for each in self.node.interfaces if each.name in plugs]
-
-    def _environment(self, own: Path) -> dict[str, str]:
-        preload = [str(agent_program().with_name("libvswitch_uml.so")), os.environ.get("LD_PRELOAD", "")]
-        return {
-            **os.environ,
-            "TMPDIR": str(own),  # where it keeps the guest's memory
-            "LD_PRELOAD": ":".join(filter(None, preload)),
-            "VSWITCH_KEEP_FDS": " ".join(str(sock.fileno()) for sock in self._sockets.values()),
-        }
+        return [interface for interface in self.node.interfaces if interface.name in self._plugs]
 
     async def _configure(self, agent: AgentChannel) -> None:
         hello = await agent.wait_hello()
         for warning in hello.warnings:
             self.context.console_output(f"[vswitch: {warning}]\n".encode())
-        interfaces = [attachment.interface for attachment in self._plugged]
-        script = _IPV6 + configuration_script(self.node.name, self.context.hosts, interfaces)
+        script = _IPV6 + configuration_script(self.node.name, self.context.hosts, self._plugged)
         code, _, errors = await run_to_end(agent.exec(ExecRequest(argv=("sh", "-s"))), stdin=script.encode())
         if code != 0:
             said = errors.decode(errors="replace").strip()[-500:] or "it said nothing"
@@ -221,14 +210,16 @@ class UmlDriver(Driver):
     async def stop(self) -> None:
         """End the machine and all its processes."""
         self._stopping = True
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        for plug in self._plugs.values():
+            plug.close()
         if self._child is not None and self._child.returncode is None:
             self._child.kill(signal.SIGTERM)
             await self._child.wait_or_kill(_STOP_GRACE)
         if self._watcher is not None:
             await asyncio.wait({self._watcher})
+        for plug in self._plugs.values():
+            await plug.remove()
+        self._plugs.clear()
         if self._agent is not None:
             await self._agent.close()
         self._console.close()
@@ -262,13 +253,11 @@ def _host_modules(otherwise: Path) -> Path:
     return _MODULES if _MODULES.is_dir() else otherwise
 
 
-def route_multicast_to_loopback() -> None:
-    """Send this network namespace's multicast over lo, where User-Mode Linux then joins groups. Raises NodeError."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        with IPRoute() as route:
-            route.route("replace", dst="224.0.0.0/4", oif=route.link_lookup(ifname="lo")[0])
-    except NetlinkError as error:
-        raise NodeError(f"routing multicast over lo: {error}") from None
+def _environment(own: Path, cables: Sequence[int]) -> dict[str, str]:
+    preload = [str(agent_program().with_name("libvswitch_uml.so")), os.environ.get("LD_PRELOAD", "")]
+    return {
+        **os.environ,
+        "TMPDIR": str(own),  # where it keeps the guest's memory
+        "LD_PRELOAD": ":".join(filter(None, preload)),
+        "VSWITCH_KEEP_FDS": " ".join(map(str, cables)),
+    }
