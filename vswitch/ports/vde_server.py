@@ -228,8 +228,8 @@ class VdeCable(VdeServer):
         serving.cancel()                                    # in stop(), then wait for it: the directory is removed
         cable.close()                                       # instead, where it was never served
 
-    One client at a time is served; after it has gone, another may come, on the same socket. `plugged` is set while one
-    is there. Raises OSError.
+    One client at a time is served. After it has gone, another may come, unless a frame was sent to the one that has
+    gone: the engine's port ends then. `plugged` is set while a client is there. Raises OSError.
     """
 
     def __init__(self, directory: Path) -> None:

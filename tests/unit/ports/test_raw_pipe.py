@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from vswitch.ports.vde import VdeSpec
 
 from ..fabric.lan import Lan
 from ..fabric.peers import BROADCAST, Peer, frame, mac
+from ..fabric.running import Fabric
 from .served import Served, eventually
 from .vde_peers import SIZES
 
@@ -97,6 +99,27 @@ def children(name: str) -> list[int]:
     """Pids of our children that run the program `name`."""
     pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+
+
+def test_a_command_dies_with_a_killed_fabric(tmp_path: Path) -> None:
+    """Even one that does not care that its input has ended."""
+
+    async def main() -> None:
+        pid_file = tmp_path / "pid"
+        fabric = Fabric()
+        await fabric.client.open()
+        await fabric.client.add_network("lan", "switch")
+        command = f"echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 1000"
+        await fabric.client.add_outside_port("lan", "r", {"type": "raw-pipe", "command": command})
+        await asyncio.to_thread(eventually, pid_file.exists)
+        pid = int(pid_file.read_text())
+        assert state(pid) in ("S", "R")
+        fabric.process.kill()
+        await asyncio.to_thread(fabric.process.wait, 20)
+        await asyncio.to_thread(eventually, lambda: state(pid) in ("", "Z"))
+        await fabric.client.close()
+
+    asyncio.run(main())
 
 
 def state(pid: int) -> str:

@@ -25,6 +25,7 @@ from vswitch.ports.vde_server import VdeCable
 
 from ..fabric.lan import Lan
 from ..fabric.peers import BROADCAST, Peer, frame, mac
+from ..fabric.running import Fabric, run
 from .served import Served, eventually
 from .vde_peers import SIZES, VdePlug, ask, vde_switch
 
@@ -432,6 +433,35 @@ def test_a_directory_of_something_else_is_refused_and_left_alone(lan: Lan, runti
     assert "Not a directory" in refusal(lan, file)
     (other / "letter").rename(other / "ctl")
     assert "is not a socket" in refusal(lan, other)
+
+
+def test_a_killed_fabric_leaves_what_the_next_one_sweeps(directory: Path) -> None:
+    """With a client plugged in. Removing the port, the network or all of it properly leaves nothing."""
+    spec = {"type": "vde", "listen": str(directory)}
+
+    async def killed() -> None:
+        fabric = Fabric()
+        await fabric.client.open()
+        await fabric.client.add_network("lan", "switch")
+        await fabric.client.add_outside_port("lan", "v", spec)
+        data, path = client_socket(directory)
+        with data, ask(directory, make_request(VdeRequest(None, str(path)), "")) as control:
+            assert await asyncio.to_thread(answered, control)
+        fabric.process.kill()
+        await asyncio.to_thread(fabric.process.wait, 20)
+        await fabric.client.close()
+
+    async def swept(fabric: Fabric) -> None:
+        await fabric.client.add_outside_port("lan", "v", spec)
+        assert names_in(directory) == ["ctl"]
+        await fabric.client.remove_port("lan", "v")
+        await asyncio.to_thread(lambda: eventually(lambda: not directory.exists()))
+        await fabric.client.add_outside_port("lan", "v", spec)
+
+    asyncio.run(killed())
+    assert len(names_in(directory)) > 1
+    run(swept)
+    assert not directory.exists()
 
 
 def test_a_directory_that_was_there_stays(lan: Lan, directory: Path) -> None:
