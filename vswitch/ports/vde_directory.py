@@ -54,12 +54,10 @@ class ControlDirectory:
         self._undo.close()
 
     @contextlib.contextmanager
-    def data_socket(self, sock: socket.socket, number: int, owner: int) -> Iterator[Path]:
-        """Bind `sock`, for port `number`, to a path that user `owner` may connect to, for as long. Raises OSError."""
+    def data_socket(self, sock: socket.socket, number: int) -> Iterator[Path]:
+        """Bind `sock`, for port `number`, to a path, for as long. Raises OSError."""
         path = self.path / f"{number:03d}.{sock.fileno()}"
         with self._bound(sock, path):
-            if os.geteuid() == 0:
-                os.chown(path, owner, -1)
             yield path
 
     def remove_left(self, path: Path) -> None:

@@ -135,7 +135,7 @@ class VdeServer:
     ) -> Iterator[tuple[socket.socket, Path]]:
         """The datagram socket of a port, connected to its client's, and its path."""
         uid = _peer(control)
-        with open_data_socket() as data, self._directory.data_socket(data, number, uid) as path:
+        with open_data_socket() as data, self._directory.data_socket(data, number) as path:
             connect_to_client(data, request.path, uid)
             try:
                 yield data, path
@@ -240,7 +240,7 @@ class VdeCable(VdeServer):
         try:
             self._closing.callback(super().close)
             self._closing.enter_context(self._data)
-            self._path = self._closing.enter_context(self._directory.data_socket(self._data, 1, os.geteuid()))
+            self._path = self._closing.enter_context(self._directory.data_socket(self._data, 1))
         except BaseException:
             self._closing.close()
             raise

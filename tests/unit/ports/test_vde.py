@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -326,7 +327,6 @@ def test_another_users_socket_is_refused(lan: Lan, directory: Path, runtime_dir:
 def test_clients_of_other_users_are_served_where_the_mode_lets_them(
     lan: Lan, directory: Path, runtime_dir: Path
 ) -> None:
-    """The port's own socket is made theirs, as its mode may not let them in."""
     inner, _ = lan.peer()
     runtime_dir.chmod(0o711)
     with Served(lan, VdeSpec(listen=str(directory), mode="0660", group="65534")) as served:
@@ -419,6 +419,11 @@ def test_a_directory_that_is_served_is_refused(lan: Lan, runtime_dir: Path) -> N
     with Served(lan, VdeSpec(listen=str(ours))):
         assert "somebody else serves it" in refusal(lan, ours)
         assert (ours / "ctl").exists()
+    ours.mkdir()
+    lock = os.open(ours, os.O_RDONLY)  # as one of ours does that is about to listen
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert "somebody else serves it" in refusal(lan, ours)
+    os.close(lock)
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(lan: Lan, runtime_dir: Path) -> None:
