@@ -8,15 +8,14 @@ import itertools
 import os
 import random
 import socket
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from ..errors import FabricError
 from ..model.spec import Duration
 from .address import check_address, split_host_port, unix_path
 from .port import Attach, Descriptor, PortSpec, Status
+from .unix_file import bound_unix
 
 MAX_CLIENTS = 256
 """Clients one listening port serves at a time; more are turned away."""
@@ -242,40 +241,16 @@ async def _serve_client(client: socket.socket, attach: Attach, label: str) -> No
 
 @contextlib.contextmanager
 def _listening(family: int, sockaddr: str | tuple[object, ...]) -> Iterator[socket.socket]:
-    """Bind and listen; a unix socket's file is removed afterwards, if it is still ours. Raises OSError."""
-    file = Path(sockaddr) if isinstance(sockaddr, str) and not sockaddr.startswith("\0") else None
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-        if file is not None:
-            _remove_stale(file)
-        elif family != socket.AF_UNIX:
+    """Bind and listen; a unix socket's file is removed afterwards. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(sockaddr, str):
+            listener = stack.enter_context(bound_unix(sockaddr, socket.SOCK_STREAM))
+        else:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(sockaddr)
-        ours = file.stat().st_ino if file is not None else None
-        try:
-            listener.listen(_BACKLOG)
-            yield listener
-        finally:
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    if file.stat().st_ino == ours:
-                        file.unlink()
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket nobody listens on any more. Raises FileExistsError for anything else that is in the way."""
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise FileExistsError(17, f"{path} exists and is not a socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            probe.connect(str(path))
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        path.unlink(missing_ok=True)
-        return
-    except BlockingIOError:  # its backlog is full: somebody does listen
-        pass
-    raise FileExistsError(17, f"somebody else listens on {path}")
+            listener.bind(sockaddr)
+        listener.listen(_BACKLOG)
+        yield listener
 
 
 def _why(error: OSError) -> str:

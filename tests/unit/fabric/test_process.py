@@ -274,7 +274,7 @@ def test_outside_port_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
             ({"type": "stream", "listen": "x:1", "connect": "y:1"}, "exactly one of"),
             ({"type": "stream", "lisen": "x:1"}, "unknown field `lisen`"),
             ({"type": "stream", "listen": "nonsense"}, "is not an address"),
-            ({"type": "stream", "listen": f"unix:{taken}"}, "somebody else listens"),
+            ({"type": "stream", "listen": f"unix:{taken}"}, "somebody else has"),
             ({"type": "stream", "listen": f"unix:{plain}"}, "not a socket"),
             ({"type": "mcast", "group": "10.0.0.1:1234"}, "not an IPv4 multicast address"),
         ]
