@@ -254,7 +254,7 @@ def _host_modules(otherwise: Path) -> Path:
 
 
 def _environment(own: Path, cables: Sequence[int]) -> dict[str, str]:
-    preload = [str(agent_program().with_name("libvswitch_uml.so")), os.environ.get("LD_PRELOAD", "")]
+    preload = [str(agent_program().parents[1] / "lib" / "libvswitch_uml.so"), os.environ.get("LD_PRELOAD", "")]
     return {
         **os.environ,
         "TMPDIR": str(own),  # where it keeps the guest's memory
