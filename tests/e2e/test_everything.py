@@ -49,7 +49,7 @@ def test_every_kind_of_member_pings_every_other(lab_command: LabCommand, lab_fil
     ) as cable:
         try:
             for node in ("vm", "um", "umvde", "host", "emu"):
-                for target in ("vm", "um", "umvde", "host", "emu", "plug"):
+                for target in {"vm", "um", "umvde", "host", "emu", "plug"} - {node}:
                     # Three tries: the cable may still be plugging itself in.
                     command = ("exec", "-l", "all", node, "--", *busybox(node), "ping", "-c3", "-W5", target)
                     result = lab_command(*command)
