@@ -69,13 +69,13 @@ class Peer:
         self.sock.close()
 
 
-def join(inside: Peer, beyond: Peer) -> None:
-    """Wait until what `beyond` sends arrives at `inside`: a program between them may take no frames at first."""
-    while inside.silent():
-        beyond.send(frame(BROADCAST, mac(1), b"hello"))
-        select.select([inside.sock], [], [], 0.05)
-    beyond.send(frame(BROADCAST, mac(1), b"begin"))
-    while b"begin" not in inside.receive():
+def join(listener: Peer, speaker: Peer) -> None:
+    """Wait until what `speaker` sends arrives at `listener`: a program between them may take no frames at first."""
+    while listener.silent():
+        speaker.send(frame(BROADCAST, mac(1), b"hello"))
+        select.select([listener.sock], [], [], 0.05)
+    speaker.send(frame(BROADCAST, mac(1), b"begin"))
+    while b"begin" not in listener.receive():
         pass
 
 
