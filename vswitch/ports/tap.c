@@ -2,6 +2,8 @@
 /* Port type `tap`: the queues of a TAP device (IFF_TAP | IFF_NO_PI): one read or write is one frame. The descriptors work
  * wherever the device's network namespace is, and fail once the device is gone.
  *
+ * That is one system call each. io_uring with 64 writes per call was no faster (Linux 6.18: 60 bytes 411 ns instead of 392).
+ *
  * With IFF_VNET_HDR a header precedes each frame, and the kernel leaves us its checksums and segmentation, as we leave it
  * those of frames from other such ports.
  */
