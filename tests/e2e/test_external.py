@@ -193,10 +193,17 @@ def test_carrier_of_the_other_end_comes_and_goes_with_the_peer(lab: LabCommand) 
     """On a link of two, whoever waits for an external node sees it: the state is told, and events say so."""
     row = inspect(lab, "far")
     assert row["state"] == "listening"
+    assert facts(lab, "far") == {"waiting": "waiting for a peer: eth0"}
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(json.loads(row["join"]["lab"])["connect"].removeprefix("unix:"))
         wait_for(lab, "far", "up")
+        assert facts(lab, "far") == {}
     wait_for(lab, "far", "listening")
+
+
+def facts(lab: LabCommand, node: str) -> Any:
+    rows = json.loads(lab.ok("ps", "-f", "json"))
+    return next(row["facts"] for row in rows if row["node"] == node)
 
 
 def wait_for(lab: LabCommand, node: str, state: str) -> None:

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -67,6 +68,8 @@ static void exec_program(char **argv, int parent)
 
 	setsid();
 	die_with(parent);
+	/* User-Mode Linux counts what lies between its program and its heap, a random GiB at most, as memory it manages. */
+	personality(ADDR_NO_RANDOMIZE);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGTERM, SIG_DFL);
