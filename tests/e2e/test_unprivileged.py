@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from vswitch.nodes.image import default_image
+
 from .conftest import PAIR, Leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -119,6 +121,30 @@ def test_netns_lab_needs_no_privilege(user: User) -> None:
     assert types == {expected}
     who = user.lab("exec", "a", "--", "cat", "/proc/self/uid_map", cwd=user.home)
     assert who.stdout.split()[2] == "1", "the lab is in a user namespace of one user"
+    down = user.lab("down", cwd=user.home)
+    assert down.returncode == 0, down.stderr
+    assert Leftovers.of(user.runtime) == before
+    assert list(user.runtime.iterdir()) == []
+
+
+@pytest.mark.uml
+def test_user_mode_linux_needs_no_privilege(user: User) -> None:
+    """Two kernels, on a switch and on a multicast bus of the user's own namespace, and nothing left of them."""
+    images = user.home / ".cache/vswitch/images"
+    shutil.copytree(default_image().directory, images / default_image().key)
+    (user.home / "lab.yaml").write_text(
+        "name: own\n"
+        "networks: {lan0: {subnet: 10.0.0.0/24}, bus: {type: mcast, subnet: 10.0.1.0/24}}\n"
+        "nodes: {a: {kind: uml}, b: {kind: uml}}\n"
+        "links: [[a:eth0, lan0], [b:eth0, lan0], [a:eth1, bus], [b:eth1, bus]]\n"
+    )
+    subprocess.run(["chown", "-R", f"{user.name}:", user.home / ".cache", user.home / "lab.yaml"], check=True)
+    before = Leftovers.of(user.runtime)
+    up = user.lab("up", cwd=user.home)
+    assert up.returncode == 0, up.stderr
+    for address in ("10.0.0.2", "10.0.1.2"):
+        ping = user.lab("exec", "a", "--", "ping", "-c2", "-W5", address, cwd=user.home)
+        assert ping.returncode == 0, ping.stdout + ping.stderr
     down = user.lab("down", cwd=user.home)
     assert down.returncode == 0, down.stderr
     assert Leftovers.of(user.runtime) == before

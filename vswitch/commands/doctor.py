@@ -40,6 +40,7 @@ def _examine() -> Iterator[Finding]:
     yield _tun(namespaced=namespaces[1])
     yield from _qemu()
     yield _image()
+    yield _program("linux.uml", "nodes of driver uml, on x86-64", "user-mode-linux")
     yield _program("dot", "lab graph -f svg", "graphviz")
 
 
