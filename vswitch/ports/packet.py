@@ -21,6 +21,8 @@ from .tap import MAX_QUEUES, close_all
 Fanout = Literal["hash", "lb", "cpu", "rnd", "qm", "rollover"]
 
 _ETH_P_ALL = 0x0003
+_BUFFER = 4 << 20  # bytes
+_SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes; linux/filter.h
 # linux/if_packet.h
@@ -75,6 +77,7 @@ def open_packet(
         for sock in socks:
             enlarge_buffers(sock)
             sock.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            _enlarge_buffer(sock)
             if vnet_hdr:
                 sock.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
             if queues > 1:  # until all have joined, each would receive what is for others, too
@@ -92,6 +95,14 @@ def open_packet(
             for sock in socks:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         return [sock.detach() for sock in socks]
+
+
+def _enlarge_buffer(sock: socket.socket) -> None:
+    """Have room for a few dozen unfinished frames: the usual buffer holds two or three, and a stream loses the rest."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # as much as everybody may have
 
 
 class PacketSpec(PortSpec, frozen=True, kw_only=True, tag="packet"):
