@@ -21,7 +21,7 @@
 
 #define SECOND     1000000000ULL /* ns */
 #define NO_SINK    (-1)
-#define PIPE_SPARE 3 /* pages of a pipe that may be part empty, and one that is begun */
+#define PIPE_SPARE 2 /* pages of a pipe: one that has been read in part, and the last, just begun */
 
 /* As pcap.py packs them. */
 struct pcap_options {
@@ -74,8 +74,9 @@ static int map_records(struct pcap *pcap, int fd)
 	return 0;
 }
 
-/* Once a pipe is not empty, each write begins in the page where the one before has ended, so that but for the first page,
- * of which some may have been read, and the last all pages in it are full.
+/* What a write leaves over of a page is used by the next one only if the end of that, beyond whole pages, fits there. So of
+ * any two pages that are not full one after the other, the two together hold more than one page: at worst a pipe is full
+ * when it holds half of its size, not counting the first and the last page.
  */
 static int measure_pipe(struct pcap *pcap, int fd)
 {
@@ -87,7 +88,7 @@ static int measure_pipe(struct pcap *pcap, int fd)
 	if (size <= spare)
 		return -ENOBUFS;
 	pcap->sink = fd;
-	pcap->room = (uint32_t)(size - spare);
+	pcap->room = (uint32_t)(size - spare) / 2;
 	return 0;
 }
 
@@ -273,6 +274,10 @@ static void pcap_deliver(struct port *port, const struct frame *frames, unsigned
 	wrote = writev(pcap->sink, pieces, (int)n_pieces);
 	if (wrote == (ssize_t)size) {
 		vsw_traffic_add_frames(&port->tx, frames, taken);
+		return;
+	}
+	if (wrote < 0 && errno == EAGAIN) { /* nothing was written */
+		port->drops[DROP_OVERFLOW] += taken;
 		return;
 	}
 	port->drops[DROP_CLOSED] += taken;
