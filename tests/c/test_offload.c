@@ -521,6 +521,25 @@ static void sums_end_where_the_frame_does(void)
 	lab_stop();
 }
 
+/* Linux sends segments as small as this, for all of which a port of the switch may have to pay; nobody means smaller ones. */
+static void as_many_segments_as_linux_makes_are_taken_and_not_many_more(void)
+{
+	struct flow flow = { .ipv4 = true, .tcp_extra = 12 };
+	struct packet packet = { .payload = payload, .n = 65535 - 52, .flags = ACK };
+	struct peer in, finished;
+
+	lab_start(false, 100);
+	in = lab_add_vnet_peer();
+	finished = lab_add_peer();
+	make_unfinished(&flow, &packet, 48 - 12, &datagram);
+	vnet_send(in, &datagram);
+	CHECK(segments_arrive(finished, &flow, &packet, 48 - 12));
+	make_unfinished(&flow, &packet, 24, &datagram);
+	vnet_send(in, &datagram);
+	CHECK(in.port->drops[DROP_BAD_OFFLOAD] == 1 && is_silent(finished));
+	lab_stop();
+}
+
 /* However long the headers are, those of a batch have room. */
 static void headers_are_bounded_in_length(void)
 {
@@ -625,6 +644,38 @@ static void tags_come_and_go(void)
 	lab_stop();
 }
 
+/* The longest headers there may be, of a frame that goes on with a tag more. */
+static void the_longest_headers_have_room_for_a_tag(void)
+{
+	struct switch_settings settings;
+	struct flow flow = { .ip_extra = 400, .tcp_extra = 36 };
+	struct packet packet = { .payload = payload, .n = 3000, .flags = ACK };
+	struct port_settings in_10 = in_vlan(10, true), with_10 = in_vlan(10, false);
+	struct peer in, trunk;
+
+	lab_start(false, 100);
+	settings = sw->settings;
+	settings.vlan_filtering = true;
+	vsw_switch_configure(sw, &settings);
+	in = lab_add_vnet_peer();
+	trunk = lab_add_peer();
+	CHECK(!vsw_switch_configure_port(in.port, &in_10) && !vsw_switch_configure_port(trunk.port, &with_10));
+	make_unfinished(&flow, &packet, 1000, &datagram);
+	CHECK(le16toh(datagram.header.hdr_len) + 4 > OFFLOAD_HEADERS_MAX);
+	vnet_send(in, &datagram);
+	flow.tags = 1;
+	for (unsigned done = 0; done < packet.n; done += 1000) {
+		static struct model got, wanted;
+		struct packet segment = segment_of(&packet, done, 1000);
+
+		make_packet(&flow, &segment, false, &wanted);
+		wanted.bytes[14] = 0; /* no priority */
+		CHECK(receive(trunk, &got) && got.len == wanted.len && !memcmp(got.bytes, wanted.bytes, got.len));
+	}
+	CHECK(is_silent(trunk));
+	lab_stop();
+}
+
 /* --- what one delivery makes, without sockets between --- */
 
 static struct frame taken[4 * OFFLOAD_SEGMENTS_MAX];
@@ -712,9 +763,11 @@ int main(void)
 	RUN(what_cannot_be_is_dropped_and_counted);
 	RUN(segments_are_bounded_in_number_and_size);
 	RUN(sums_end_where_the_frame_does);
+	RUN(as_many_segments_as_linux_makes_are_taken_and_not_many_more);
 	RUN(headers_are_bounded_in_length);
 	RUN(mtu_is_that_of_each_segment);
 	RUN(tags_come_and_go);
+	RUN(the_longest_headers_have_room_for_a_tag);
 	RUN(batches_are_bounded_and_in_order);
 	RUN(what_is_left_when_the_port_ends_is_counted);
 	RUN(only_where_there_may_be_unfinished_frames_are_they_looked_for);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "offload.h"
 
+#include <assert.h>
 #include <netinet/in.h>
 
 #include "engine.h"
@@ -317,8 +318,8 @@ static void finish_checksum(struct finishing *finishing, const struct frame *fra
 /* A frame on its way to be segments. */
 struct cutting {
 	const struct frame *frame;
-	uint8_t headers[OFFLOAD_HEADERS_MAX];
-	uint64_t pseudo; /* sum of the pseudo header, but for the length */
+	uint8_t headers[OFFLOAD_HEADERS_MAX + FRAME_VLAN_TAG]; /* a switch puts one tag before them at most */
+	uint64_t pseudo;                                       /* sum of the pseudo header, but for the length */
 };
 
 /* The length as it is summed in a pseudo header. */
@@ -332,6 +333,7 @@ static void start_cutting(struct cutting *cutting, const struct frame *frame)
 	const struct offload *offload = frame->offload;
 	uint8_t *field = cutting->headers + offload->csum_start + offload->csum_offset;
 
+	assert(offload->hdr_len <= sizeof(cutting->headers));
 	cutting->frame = frame;
 	copy_bytes(frame, 0, offload->hdr_len, cutting->headers);
 	cutting->pseudo = sum(field, 2) + (uint16_t)~length_sum(frame->len - offload->csum_start);

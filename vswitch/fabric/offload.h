@@ -35,8 +35,12 @@ _Static_assert(sizeof(struct offload_header) == 10, "as in virtio_net.h");
 #define OFFLOAD_GSO_UDP   5 /* segments are datagrams of their own; 3, IP fragments of one, is not taken from anybody */
 #define OFFLOAD_GSO_ECN   0x80 /* flag: the frame has TCP's CWR bit set */
 
-#define OFFLOAD_HEADERS_MAX  512  /* bytes of headers of a frame to be segmented */
-#define OFFLOAD_SEGMENTS_MAX 8192 /* segments of one frame: what the smallest MSS makes of the longest */
+#define OFFLOAD_HEADERS_MAX 512 /* bytes of headers of a frame to be segmented; it may get a tag besides */
+
+/* Segments of one frame. Linux's smallest MSS is 48; less 12 bytes of timestamps it makes 1819 of the longest packet. More
+ * would be work that a peer can have us do for every port the frame is flooded to.
+ */
+#define OFFLOAD_SEGMENTS_MAX 2048
 
 /* What is left to do for a frame: the checksum always, segmentation if gso_size is not 0. Checked against the frame. */
 struct offload {
