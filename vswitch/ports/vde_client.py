@@ -8,17 +8,16 @@ import errno
 import itertools
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from .unix_file import hand_over
 from .vde_request import ADDRESS_SIZE, VdeRequest, make_request, parse_address
-from .vde_server import open_data_socket
+from .vde_server import open_data_socket, peer_uid
 
 _PATIENCE = 10.0  # s for the switch's answer
 _TRIES = 16  # names tried in a directory
 _FALLBACKS = (Path("/var/run"), Path("/var/tmp"), Path("/tmp"))
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 _numbers = itertools.count()
 
 
@@ -68,16 +67,11 @@ def _bound(
     """Give `data` a name for as long as it takes the switch to connect to it. Raises OSError."""
     os.fchmod(data.fileno(), 0o700 if mode is None else mode)  # what bind() gives the file, but for the umask
     path = _bind(data, directory)
+    uid = -1
+    if os.geteuid() == 0:  # a switch of another user could not write to what is root's
+        uid = peer_uid(control)
     try:
-        if group is not None:
-            os.chown(path, -1, group)
-        if mode is not None:
-            path.chmod(mode)
-        if os.geteuid() == 0:  # a switch of another user could not write to what is root's
-            _, uid, _ = _CREDENTIALS.unpack(
-                control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
-            os.chown(path, uid, -1)
+        hand_over(path, mode=mode, uid=uid, gid=-1 if group is None else group)
         yield path
     finally:
         path.unlink(missing_ok=True)

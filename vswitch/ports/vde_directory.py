@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from .unix_file import hand_over, is_dead
 from .vde_request import MAX_PATH
 
 MAX_DIRECTORY = MAX_PATH - len("/65535.1048576")
@@ -66,6 +67,11 @@ class ControlDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def _remove_dead(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if is_dead(path, socket.SOCK_DGRAM):
+                path.unlink()
+
     # --- making it ----------------------------------------------------------------------------------------------------
 
     def _make(self) -> bool:
@@ -82,12 +88,16 @@ class ControlDirectory:
 
     def _claim(self) -> int:
         """Lock the directory for as long as the descriptor returned is open: only the kernel knows who died."""
-        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
+            if os.fstat(lock).st_uid not in (0, os.geteuid()):  # who could put anything in the place of our sockets
+                raise PermissionError(errno.EPERM, "the directory belongs to another user")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(lock)
-            raise FileExistsError(errno.EEXIST, "somebody else serves it") from None
+            if isinstance(error, BlockingIOError):
+                raise FileExistsError(errno.EEXIST, "somebody else serves it") from None
+            raise
         return lock
 
     def _sweep(self) -> bool:
@@ -100,22 +110,24 @@ class ControlDirectory:
             return False
         if not stat.S_ISSOCK(control.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, f"{control} is not a socket")
-        if not _is_dead(control, socket.SOCK_STREAM):
+        if not is_dead(control, socket.SOCK_STREAM):
             raise FileExistsError(errno.EEXIST, "somebody else serves it")
         control.unlink()
         for name in names:
-            path = self.path / name
-            if (_SWITCH_SOCKET.fullmatch(name) or _CLIENT_SOCKET.fullmatch(name)) and _is_dead(path, socket.SOCK_DGRAM):
-                path.unlink(missing_ok=True)
+            if _SWITCH_SOCKET.fullmatch(name) or _CLIENT_SOCKET.fullmatch(name):
+                self._remove_dead(self.path / name)
         return True
 
     def _permit(self) -> None:
-        """Let into the directory whoever may use its sockets, and make new ones its group's."""
+        """Let into the directory whoever may use its sockets, and make new ones its group's.
+
+        It is sticky: who may put sockets there may not remove ours.
+        """
         read_write = (0o600, 0o060, 0o006)
         allowed = (0o700, 0o070, 0o007)
         mode = sum(all_ for rw, all_ in zip(read_write, allowed, strict=True) if self._mode & rw)
-        os.chown(self.path, -1, self._group)
-        self.path.chmod(stat.S_ISGID | mode)
+        os.fchown(self._lock, -1, self._group)
+        os.fchmod(self._lock, stat.S_ISGID | (stat.S_ISVTX if mode & 0o022 else 0) | mode)
 
     @contextlib.contextmanager
     def _bound(self, sock: socket.socket, path: Path) -> Iterator[None]:
@@ -124,22 +136,9 @@ class ControlDirectory:
         sock.bind(str(path))
         ours = path.lstat().st_ino
         try:
-            os.chown(path, -1, self._group)
-            path.chmod(self._mode)
+            hand_over(path, mode=self._mode, gid=self._group)
             yield
         finally:
             with contextlib.suppress(OSError):
                 if path.lstat().st_ino == ours:
                     path.unlink()
-
-
-def _is_dead(path: Path, kind: socket.SocketKind) -> bool:
-    """Whether nobody has the socket at `path` open any more."""
-    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:  # its backlog is full, or it belongs to somebody who talks to one peer only
-            return False
-    return False

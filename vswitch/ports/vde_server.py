@@ -134,7 +134,7 @@ class VdeServer:
         self, number: int, request: VdeRequest, control: socket.socket
     ) -> Iterator[tuple[socket.socket, Path]]:
         """The datagram socket of a port, connected to its client's, and its path."""
-        uid = _peer(control)
+        uid = peer_uid(control)
         with open_data_socket() as data, self._directory.data_socket(data, number) as path:
             connect_to_client(data, request.path, uid)
             try:
@@ -183,8 +183,8 @@ async def hang_up(control: socket.socket, received: int = 0) -> None:
         received += len(piece)
 
 
-def _peer(control: socket.socket) -> int:
-    """The user id of the client."""
+def peer_uid(control: socket.socket) -> int:
+    """The user id at the other end of a control stream."""
     _, uid, _ = _CREDENTIALS.unpack(control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(uid)
 
@@ -265,7 +265,7 @@ class VdeCable(VdeServer):
     def _connected(
         self, number: int, request: VdeRequest, control: socket.socket
     ) -> Iterator[tuple[socket.socket, Path]]:
-        connect_to_client(self._data, request.path, _peer(control))
+        connect_to_client(self._data, request.path, peer_uid(control))
         try:
             yield self._data, self._path
         finally:

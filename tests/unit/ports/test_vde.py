@@ -12,6 +12,7 @@ import stat
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -19,8 +20,9 @@ from hypothesis import strategies as st
 
 from tests.qemu_converter import QemuConverter, needs_qemu, qemu_peer
 from vswitch.errors import FabricError
-from vswitch.ports import vde_server
+from vswitch.ports import vde_client, vde_server
 from vswitch.ports.vde import VdeSpec
+from vswitch.ports.vde_directory import ControlDirectory
 from vswitch.ports.vde_request import MAX_PORT, VdeRequest, make_address, make_request, parse_address, parse_request
 from vswitch.ports.vde_server import VdeCable
 
@@ -330,13 +332,82 @@ def test_clients_of_other_users_are_served_where_the_mode_lets_them(
     inner, _ = lan.peer()
     runtime_dir.chmod(0o711)
     with Served(lan, VdeSpec(listen=str(directory), mode="0660", group="65534")) as served:
-        assert stat.S_IMODE(directory.stat().st_mode) == 0o2770
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o3770
         assert stat.S_IMODE((directory / "ctl").stat().st_mode) == 0o660
         assert (directory.stat().st_gid, (directory / "ctl").stat().st_gid) == (65534, 65534)
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "vde_plug", str(directory)]
         with VdePlug(*command, program=()) as plug:
             served.wait_for("p#1", "up")
             exchange(plug, inner)
+
+
+class SwappedSocket(socket.socket):
+    """One whose file is replaced by a link to `secret` as soon as it is there, by who may write to the directory."""
+
+    secret: Path
+
+    def bind(self, address: Any) -> None:
+        super().bind(address)
+        Path(str(address)).unlink()
+        Path(str(address)).symlink_to(self.secret)
+
+
+@pytest.fixture
+def secret(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is none of others' business, which SwappedSocket links to."""
+    secret = runtime_dir / "secret"
+    secret.touch(0o600)
+    monkeypatch.setattr(SwappedSocket, "secret", secret, raising=False)
+    return secret
+
+
+def test_what_was_put_in_place_of_a_switchs_socket_keeps_its_permissions(directory: Path, secret: Path) -> None:
+    with (
+        contextlib.closing(ControlDirectory(directory, mode=0o666)) as there,
+        SwappedSocket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+        pytest.raises(PermissionError, match="not the socket we bound"),
+        there.data_socket(sock, 5),
+    ):
+        pass
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert not directory.exists()
+
+
+def test_what_was_put_in_place_of_a_clients_socket_keeps_its_permissions(
+    lan: Lan, directory: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vde_client, "open_data_socket", lambda: SwappedSocket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    with Served(lan, VdeSpec(listen=str(directory))), Served(lan, VdeSpec(connect=str(directory), mode="0666")) as ours:
+        ours.wait_for("p", "connecting", "not the socket we bound")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+@pytest.mark.root
+def test_what_was_put_in_place_of_roots_client_socket_keeps_its_owner(
+    lan: Lan, runtime_dir: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root gives its socket to the user of the switch."""
+    monkeypatch.setattr(vde_client, "open_data_socket", lambda: SwappedSocket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    monkeypatch.setattr(vde_client, "peer_uid", lambda control: 65534)
+    with (
+        Served(lan, VdeSpec(listen=str(runtime_dir / "c"))),
+        Served(lan, VdeSpec(connect=str(runtime_dir / "c"))) as us,
+    ):
+        us.wait_for("p", "connecting", "not the socket we bound")
+    assert secret.stat().st_uid == 0
+
+
+@pytest.mark.root
+def test_a_directory_of_another_user_is_refused(lan: Lan, directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    assert "belongs to another user" in refusal(lan, directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+
+
+def test_who_may_use_a_directory_may_not_remove_our_sockets(lan: Lan, directory: Path) -> None:
+    with Served(lan, VdeSpec(listen=str(directory), mode="0666")):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o3777
 
 
 def test_only_its_user_may_use_a_directory_unless_told_otherwise(lan: Lan, directory: Path) -> None:
