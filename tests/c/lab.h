@@ -77,6 +77,16 @@ static inline void lab_settle(void)
 	while (engine->n_warm || poll(&waiting, 1, 0) > 0);
 }
 
+/* Turn the loop. Return whether nothing is left to do after so many turns, while nothing happens: it does not spin. */
+static inline bool lab_is_quiet_after(unsigned turns)
+{
+	struct pollfd waiting = { .fd = engine->epoll_fd, .events = POLLIN };
+
+	for (unsigned i = 0; i < turns; i++)
+		vsw_engine_step(engine, 0);
+	return poll(&waiting, 1, 0) == 0;
+}
+
 static inline void put_mac(uint8_t *at, uint64_t mac)
 {
 	for (int i = 5; i >= 0; i--, mac >>= 8)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <fcntl.h>
+#include <linux/net_tstamp.h>
+#include <netinet/in.h>
 
 #include "lab.h"
 #include "pause.h"
@@ -440,6 +442,37 @@ static void wants_a_connected_stream_socket(void)
 	lab_stop();
 }
 
+/* A TCP connection that whoever gave it to us has told to keep the time at which each part was sent, for itself. */
+static void a_queue_of_errors_does_not_keep_the_loop_busy(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
+	int times = SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+	struct peer a, b = { .prefix = 4 };
+	struct pollfd full = { .fd = fd };
+
+	lab_start(false, 8192);
+	CHECK(!bind(listener, (struct sockaddr *)&address, size) && !listen(listener, 1));
+	CHECK(!getsockname(listener, (struct sockaddr *)&address, &size));
+	CHECK(!connect(fd, (struct sockaddr *)&address, size));
+	b.fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+	CHECK(b.fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &times, sizeof(times)));
+	CHECK(!vsw_port_new(sw, vsw_port_ops_find("stream"), &fd, 1, NULL, &b.port));
+	a = lab_add_peer();
+	for (uint32_t i = 0; i < 3; i++) {
+		struct pollfd arrived = { .fd = b.fd, .events = POLLIN };
+
+		lab_send(a, ANYBODY, A, 60, i);
+		vsw_engine_step(engine, 0);
+		CHECK(poll(&full, 1, 10000) == 1 && full.revents == POLLERR);
+		CHECK(lab_is_quiet_after(10) && b.port->state == PORT_UP);
+		CHECK(poll(&arrived, 1, 10000) == 1 && lab_receive(b) == i);
+	}
+	lab_stop();
+	close(a.fd), close(b.fd), close(listener);
+}
+
 int main(void)
 {
 	RUN(reassembles_frames_cut_anywhere);
@@ -458,5 +491,6 @@ int main(void)
 	RUN(a_congested_port_that_ends_lets_its_senders_go);
 	RUN(a_paused_sender_that_ends_waits_no_more);
 	RUN(wants_a_connected_stream_socket);
+	RUN(a_queue_of_errors_does_not_keep_the_loop_busy);
 	return 0;
 }

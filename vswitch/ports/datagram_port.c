@@ -5,7 +5,6 @@
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -13,10 +12,12 @@
 #include "../fabric/engine.h"
 #include "../fabric/pause.h"
 #include "../fabric/switch.h"
+#include "socket_end.h"
 
 #define BURST       15    /* datagrams per system call: what the scratch memory holds */
 #define HEADROOM    16    /* bytes before each datagram, the end of which is its frame's length prefix */
 #define SLOT        69888 /* bytes; no multiple of 4096, so that small datagrams do not share lines of the cache */
+#define CONTROL     256   /* bytes for what the kernel tells of a message */
 #define DRAINED     64    /* queued frames sent by one call */
 #define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
 #define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
@@ -90,21 +91,12 @@ void vsw_datagram_tick(struct port *port)
 
 /* --- receiving --- */
 
-/* The socket was said to be readable, or to have failed, but has nothing: is that for good? */
-static void look_for_the_end(struct port *port)
-{
-	struct pollfd end = { .fd = port->fds[0], .events = POLLRDHUP };
-
-	if (poll(&end, 1, 0) > 0 && (end.revents & (POLLRDHUP | POLLHUP)))
-		vsw_port_end(port, PORT_CLOSED, "the socket was shut down");
-}
-
 static void receiving_failed(struct port *port, int error)
 {
 	const struct datagram_port *datagram = port->private;
 
 	if (error == EAGAIN)
-		look_for_the_end(port);
+		vsw_socket_look_for_end(port, port->fds[0]);
 	else if (datagram->late_errors)
 		port->drops[vsw_drop_for_errno(error)]++; /* of a frame that was sent, then turned back on its way */
 	else if (error != EINTR && error != ENOMEM && error != ENOBUFS)

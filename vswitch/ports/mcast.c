@@ -14,6 +14,7 @@
 #include "../fabric/engine.h"
 #include "../fabric/switch.h"
 #include "datagrams.h"
+#include "socket_end.h"
 
 #define BURST        15    /* datagrams per system call: what the scratch memory holds */
 #define DATAGRAM_MAX 65507 /* bytes: the most UDP over IPv4 carries */
@@ -75,7 +76,9 @@ static void mcast_collect(struct port *port)
 	}
 	got = recvmmsg(port->fds[0], messages, BURST, MSG_DONTWAIT, NULL);
 	if (got < 0) {
-		if (errno != EAGAIN && errno != EINTR)
+		if (errno == EAGAIN)
+			vsw_socket_look_for_end(port, port->fds[0]);
+		else if (errno != EINTR)
 			vsw_port_end_errno(port, "receiving", errno);
 		return;
 	}

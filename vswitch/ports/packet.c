@@ -22,6 +22,7 @@
 #include "../fabric/switch.h"
 #include "datagrams.h"
 #include "queues.h"
+#include "socket_end.h"
 
 #define BURST          64 /* frames per system call */
 #define BURST_LONG     8  /* when each may be of 64 KiB: no more than other ports' queues have room for */
@@ -243,7 +244,10 @@ static void packet_collect(struct port *port)
 		return;
 	}
 	if (got < 0) {
-		handle_error(port, "receiving", errno);
+		if (errno == EAGAIN)
+			vsw_socket_discard_errors(fd);
+		else
+			handle_error(port, "receiving", errno);
 		return;
 	}
 	for (int i = 0; i < got; i++)

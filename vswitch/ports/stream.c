@@ -20,6 +20,7 @@
 #include "../fabric/pause.h"
 #include "../fabric/switch.h"
 #include "outqueue.h"
+#include "socket_end.h"
 
 #define READ_SIZE   (128U << 10)     /* bytes taken by one read */
 #define HEADS_AT    (READ_SIZE + 64) /* in the scratch memory, where heads have to be apart from their frames */
@@ -216,7 +217,9 @@ static void stream_collect(struct port *port)
 		got = read(port->fds[0], scratch + stream->part_len, READ_SIZE);
 	}
 	if (got < 0) {
-		if (errno != EAGAIN && errno != EINTR)
+		if (errno == EAGAIN)
+			vsw_socket_discard_errors(port->fds[0]);
+		else if (errno != EINTR)
 			vsw_port_end_errno(port, "receiving", errno);
 		return;
 	}
