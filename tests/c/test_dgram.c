@@ -323,16 +323,40 @@ static struct peer add_udp(void)
 	return peer;
 }
 
-/* More frames than a batch has, in lumps that end with a shorter one. */
-static void lumps_of_datagrams_come_in_and_go_out(void)
+/* Whoever gave us the socket may have asked for a queue of errors; while something is in there, epoll says so. */
+static void a_queue_of_errors_does_not_keep_the_loop_busy(void)
+{
+	struct pollfd failed;
+	struct peer a, b;
+	int on = 1;
+
+	lab_start(false, 8192);
+	a = add_udp(), b = add_pair();
+	CHECK(!setsockopt(a.port->fds[0], IPPROTO_IP, IP_RECVERR, &on, sizeof(on)));
+	close(a.fd);
+	for (uint64_t i = 0; i < 3; i++) {
+		send_frame(b.fd, ANYBODY, B, 60, 0);
+		vsw_engine_step(engine, 0);
+		failed = (struct pollfd){ .fd = a.port->fds[0] };
+		CHECK(poll(&failed, 1, 10000) == 1 && failed.revents == POLLERR);
+		CHECK(lab_is_quiet_after(10) && a.port->state == PORT_UP);
+		CHECK(a.port->drops[DROP_REFUSED] == i + 1);
+	}
+	lab_stop();
+	close(b.fd);
+}
+
+/* More frames than a batch has, in lumps that end with a shorter one. The kernel may tell of other things before. */
+static void lumps_come_in_and_go_out(bool told_the_time)
 {
 	enum { IN_LUMP = 50, LUMPS = 6, LEN = 100 };
 	static uint8_t wire[LUMPS * IN_LUMP * (LEN + 4)];
 	struct peer a, b;
-	int len = LEN;
+	int len = LEN, on = told_the_time;
 
 	lab_start(false, 8192);
 	a = add_udp(), b = add_udp();
+	CHECK(!setsockopt(a.port->fds[0], SOL_SOCKET, SO_TIMESTAMP, &on, sizeof(on)));
 	CHECK(!setsockopt(a.fd, SOL_UDP, UDP_SEGMENT, &len, sizeof(len)));
 	for (uint32_t lump = 0; lump < LUMPS; lump++) {
 		size_t at = 0;
@@ -354,6 +378,12 @@ static void lumps_of_datagrams_come_in_and_go_out(void)
 	CHECK(receive(b.fd) == -1);
 	lab_stop();
 	close(a.fd), close(b.fd);
+}
+
+static void lumps_of_datagrams_come_in_and_go_out(void)
+{
+	lumps_come_in_and_go_out(false);
+	lumps_come_in_and_go_out(true);
 }
 
 static void takes_only_datagram_sockets(void)
@@ -385,6 +415,7 @@ int main(void)
 	RUN(a_peer_that_has_gone_ends_the_port);
 	RUN(a_peer_that_goes_with_frames_queued_ends_the_port);
 	RUN(a_socket_that_is_shut_down_does_not_keep_the_loop_busy);
+	RUN(a_queue_of_errors_does_not_keep_the_loop_busy);
 	RUN(lumps_of_datagrams_come_in_and_go_out);
 	RUN(takes_only_datagram_sockets);
 	return 0;

@@ -160,15 +160,37 @@ static void take_lump(struct found *found, uint8_t *lump, uint32_t len, uint32_t
 		take(found, lump + (size_t)i * (size + gap), i < n - 1 ? size : len - i * size);
 }
 
-/* Return the size of the datagrams in a lump, 0 for a single one. */
+/* Return the size of the datagrams in a lump, 0 for a single one. It is not the only thing the kernel may be asked to tell
+ * of what comes in: whoever gave us the socket may have asked for more.
+ */
 static uint32_t lump_size(struct msghdr *header)
 {
-	const struct cmsghdr *control = CMSG_FIRSTHDR(header);
-	int size = 0;
+	for (struct cmsghdr *control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
+		int size;
 
-	if (control && control->cmsg_level == SOL_UDP && control->cmsg_type == UDP_GRO)
+		if (control->cmsg_level != SOL_UDP || control->cmsg_type != UDP_GRO)
+			continue;
 		memcpy(&size, CMSG_DATA(control), sizeof(size));
-	return size > 0 ? (uint32_t)size : 0;
+		return size > 0 ? (uint32_t)size : 0;
+	}
+	return 0;
+}
+
+/* Take what one message has brought: one datagram or a lump of them. */
+static void take_message(struct found *found, struct mmsghdr *message)
+{
+	struct msghdr *header = &message->msg_hdr;
+	const struct datagram_port *datagram = found->port->private;
+	uint8_t *data = header->msg_iov->iov_base;
+	uint32_t len = message->msg_len, size = lump_size(header);
+	bool untold = datagram->lumps_in && !size && header->msg_flags & MSG_CTRUNC; /* whether it is a lump */
+
+	if (header->msg_flags & MSG_TRUNC || untold)
+		vsw_port_drop_in(found->port, DROP_OVERSIZE, len);
+	else if (size && size < len)
+		take_lump(found, data, len, size);
+	else
+		take(found, data, len);
 }
 
 void vsw_datagram_collect(struct port *port)
@@ -176,7 +198,7 @@ void vsw_datagram_collect(struct port *port)
 	const struct datagram_port *datagram = port->private;
 	struct mmsghdr messages[BURST];
 	struct iovec pieces[BURST];
-	_Alignas(struct cmsghdr) uint8_t controls[BURST][CMSG_SPACE(sizeof(int))];
+	_Alignas(struct cmsghdr) uint8_t controls[BURST][CONTROL];
 	struct found found = { .port = port };
 	int got;
 
@@ -194,17 +216,8 @@ void vsw_datagram_collect(struct port *port)
 		receiving_failed(port, errno);
 		return;
 	}
-	for (int i = 0; i < got; i++) {
-		uint8_t *data = pieces[i].iov_base;
-		uint32_t len = messages[i].msg_len, size = lump_size(&messages[i].msg_hdr);
-
-		if (messages[i].msg_hdr.msg_flags & MSG_TRUNC)
-			vsw_port_drop_in(port, DROP_OVERSIZE, len);
-		else if (size && size < len)
-			take_lump(&found, data, len, size);
-		else
-			take(&found, data, len);
-	}
+	for (int i = 0; i < got; i++)
+		take_message(&found, &messages[i]);
 	hand_over(&found);
 }
 
