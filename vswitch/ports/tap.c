@@ -19,7 +19,7 @@
 #include "../fabric/switch.h"
 #include "queues.h"
 
-#define BURST          64           /* frames taken at once, unless their bytes are as many as this: */
+#define BURST          64           /* frames read at once, unless their bytes are as many as this: */
 #define BURST_BYTES    (256U << 10) /* so that a burst fits the second-level cache, and other ports' queues */
 #define BEFORE_FRAME   16           /* bytes: the header, then the length prefix */
 #define SLOT_ALIGNMENT 16           /* bytes */
@@ -110,7 +110,7 @@ static void tap_collect(struct port *port)
 	unsigned n = 0;
 	int error = 0;
 
-	while (fd >= 0 && n < BURST && at < limit) {
+	for (unsigned reads = 0; fd >= 0 && reads < BURST && at < limit; reads++) {
 		uint8_t *data = at + BEFORE_FRAME;
 		ssize_t got = read(fd, data - header, header + FRAME_MAX);
 		uint32_t len;
