@@ -11,6 +11,7 @@ from ..errors import FabricError
 from .port import Attach
 
 _BUFFER = 2 << 20  # bytes: thousands of small frames, or 30 of the largest
+_MOST_WAITING = 2 * _BUFFER // 512  # datagrams: the kernel keeps twice the buffer, and reckons with more for each
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
@@ -54,10 +55,18 @@ def open_connected(
         enlarge_buffers(sock)
         sock.bind(local)
         sock.connect(remote)
+        _discard_waiting(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _discard_waiting(sock: socket.socket) -> None:
+    """Discard what came before `sock` was connected, from anybody. Raises OSError."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_MOST_WAITING):  # not for as long as the peer sends
+            sock.recv(1)
 
 
 async def attach_owned(attach: Attach, port_type: str, fds: list[int], options: bytes = b"") -> None:

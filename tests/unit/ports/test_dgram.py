@@ -8,11 +8,13 @@ import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.qemu_converter import QemuConverter, needs_qemu, qemu_peer
 from vswitch.namespace import visiting
+from vswitch.ports.datagrams import open_connected
 from vswitch.ports.dgram import DgramSpec
 
 from ..fabric.lan import Lan
@@ -169,6 +171,13 @@ def test_dgram_port_replaces_nothing_else(lan: Lan, tmp_path: Path, there: str) 
         assert path.exists()
 
 
+def udp_socket() -> socket.socket:
+    """A socket on the loopback device."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
 def test_dgram_port_takes_nothing_from_strangers_over_udp(lan: Lan) -> None:
     """Only what comes from `remote` is taken, by address and port."""
     inside, _ = lan.peer()
@@ -187,6 +196,29 @@ def test_dgram_port_takes_nothing_from_strangers_over_udp(lan: Lan) -> None:
             assert inside.receive() == frame(BROADCAST, mac(7), b"friend")
             assert lan.counters(port).rx_frames == 2
             assert lan.counters(port).drops == {"runt": 1}
+
+
+def test_socket_takes_nothing_from_strangers_who_came_before_it_was_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between bind() and connect() anybody's datagrams are queued."""
+    with udp_socket() as friend, udp_socket() as stranger:
+
+        class Awaited(socket.socket):
+            """A socket the stranger has been waiting for."""
+
+            def connect(self, address: Any) -> None:
+                for word in (b"a", b"", b"b"):
+                    stranger.sendto(word, self.getsockname())
+                assert select.select([self], [], [], TIMEOUT)[0]
+                super().connect(address)
+
+        local = ("127.0.0.1", free_udp_port())
+        monkeypatch.setattr(socket, "socket", Awaited)
+        with open_connected(socket.AF_INET, socket.SOCK_DGRAM, 0, local, friend.getsockname()) as sock:
+            friend.sendto(b"friend", local)
+            assert select.select([sock], [], [], TIMEOUT)[0]
+            assert sock.recv(100) == b"friend"
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
 
 
 def test_dgram_port_outlives_a_udp_peer_that_is_not_there(lan: Lan) -> None:
