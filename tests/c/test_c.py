@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BUILD_TIMEOUT = 1800  # seconds
 BUILDS = {"asan": "address,undefined", "tsan": "thread"}
 SUBJECTS = [
     pytest.param(build, path.stem, id=f"{path.stem.removeprefix('test_')}-{build}")
@@ -48,11 +49,13 @@ def programs() -> dict[str, Path]:
                 "-B",
                 str(directory),
             ]
-            subprocess.run([*configure, *options], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run([ninja, "-C", directory], check=True, stdout=subprocess.DEVNULL)
+            for command in ([*configure, *options], [ninja, "-C", str(directory)]):
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=BUILD_TIMEOUT)
     return {build: directory / "tests" / "c" for build, directory in directories.items()}
 
 
+# Building is no part of a test's time: it may have to wait for another process that builds, on a machine that is busy.
+@pytest.mark.timeout(120, func_only=True)
 @pytest.mark.parametrize(("build", "subject"), SUBJECTS)
 def test_c_program_passes(programs: dict[str, Path], build: str, subject: str) -> None:
     """A C test ends with status 0 and no sanitizer has anything to say."""
