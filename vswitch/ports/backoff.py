@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 
-_FIRST, _LONGEST = 0.1, 5.0
+_FIRST, LONGEST = 0.1, 5.0  # s
 
 
 class Backoff:
     """Waits that grow from `first` to `longest` seconds; after what lasted they begin anew."""
 
-    def __init__(self, first: float = _FIRST, longest: float = _LONGEST) -> None:
-        self._first = self._delay = first
+    def __init__(self, first: float = _FIRST, longest: float = LONGEST) -> None:
+        self._first = self._delay = min(first, longest)
         self._longest = longest
 
     def lasted(self, seconds: float) -> None:

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import os
-import random
 import socket
 from collections.abc import Iterator
 from typing import Literal
 
 from ..errors import FabricError
 from ..model.spec import Duration
+from .accept import accept
 from .address import check_address, split_host_port, unix_path
+from .backoff import LONGEST, Backoff
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix
 
@@ -21,7 +22,6 @@ MAX_CLIENTS = 256
 """Clients one listening port serves at a time; more are turned away."""
 _BACKLOG = 64
 _CONNECT_TIMEOUT = 10.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _ACCEPT_DELAY = 0.2
 _KEEPALIVE = 10.0
 _KEEP_COUNT = 3
@@ -102,14 +102,13 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
         status("listening")
         numbers = itertools.count(1)
         clients: set[asyncio.Task[None]] = set()
-        loop = asyncio.get_running_loop()
 
         def client_gone(task: asyncio.Task[None]) -> None:
             clients.discard(task)
             if len(clients) == MAX_CLIENTS - 1:
                 status("listening")
 
-        try:
+        async with asyncio.TaskGroup() as group:
             while True:
                 client = await _accept(listener, status)
                 try:
@@ -125,17 +124,13 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
                     client.close()
                     status("full", f"{MAX_CLIENTS} clients are connected; more are turned away")
                     continue
-                task = loop.create_task(_serve_client(client, attach, f"#{next(numbers)}"))
+                task = group.create_task(_serve_client(client, attach, f"#{next(numbers)}"))
                 clients.add(task)
                 task.add_done_callback(client_gone)
-        finally:
-            for task in clients:
-                task.cancel()
 
     async def _stay_connected(self, address: str, attach: Attach, status: Status) -> None:
-        longest = _LONGEST_DELAY if self.reconnect is None else self.reconnect
-        first = min(_FIRST_DELAY, longest)
-        delay = first
+        longest = LONGEST if self.reconnect is None else self.reconnect
+        backoff = Backoff(longest=longest)
         if longest:
             status("connecting")
         while True:
@@ -146,7 +141,6 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
                 if not longest:
                     raise FabricError(reason) from None
                 status("connecting", reason)
-                delay = min(delay * 2, longest)
             else:
                 if not longest:
                     status("connected")
@@ -156,11 +150,9 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
                 await _serve_client(sock, attach, "")
                 if not longest:
                     return
-                lasted = asyncio.get_running_loop().time() - begun
-                delay = first if lasted > longest else min(delay * 2, longest)
+                backoff.lasted(asyncio.get_running_loop().time() - begun)
                 status("connecting")
-            # Jitter keeps clients that lost the same server from coming back in step.
-            await asyncio.sleep(delay * random.uniform(0.5, 1))
+            await backoff.wait()
 
     def _tune(self, sock: socket.socket) -> None:
         """Have TCP send at once, and notice a peer that has vanished without a word. Raises OSError."""
@@ -212,7 +204,7 @@ async def _accept(listener: socket.socket, status: Status) -> socket.socket:
             troubled = False
             status("listening")
         try:
-            client, _ = await asyncio.get_running_loop().sock_accept(listener)
+            client = await accept(listener)
         except OSError as error:  # out of descriptors, say: the client stays in the backlog
             troubled = True
             status("listening", f"cannot accept a client: {error.strerror}")
@@ -233,8 +225,9 @@ def _can_open() -> bool:
 async def _serve_client(client: socket.socket, attach: Attach, label: str) -> None:
     fds = [client.detach()]
     try:
-        await attach("stream", fds, label)
-    except FabricError:  # it was gone before it was taken in
+        with contextlib.suppress(FabricError):  # it was gone before it was taken in
+            await attach("stream", fds, label)
+    finally:
         for fd in fds:
             socket.close(fd)
 

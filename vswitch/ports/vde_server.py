@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FabricError
+from .accept import accept
 from .background import running
 from .vde_directory import ControlDirectory
 from .vde_request import MAX_PORT, MAX_REQUEST, VdeRequest, make_address, parse_request
@@ -77,13 +78,12 @@ class VdeServer:
 
     async def serve(self) -> None:
         """Serve until cancelled; then all clients are hung up on, and the directory is removed."""
-        loop = asyncio.get_running_loop()
         clients: set[asyncio.Task[None]] = set()
         with contextlib.closing(self):
             async with asyncio.TaskGroup() as group:
                 while True:
                     try:
-                        control, _ = await loop.sock_accept(self._directory.listener)
+                        control = await accept(self._directory.listener)
                     except OSError:  # out of descriptors, say: the client stays in the backlog
                         await asyncio.sleep(_ACCEPT_DELAY)
                         continue
@@ -199,19 +199,19 @@ def connect_to_client(data: socket.socket, path: str, uid: int) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
-        raise _Refused(f"its socket {path}: {error.strerror}") from None
+        raise _Refused(f"its socket {path!r}: {error.strerror}") from None
     try:
         there = os.fstat(fd)
         if not stat.S_ISSOCK(there.st_mode):
-            raise _Refused(f"{path} is not a socket")
+            raise _Refused(f"{path!r} is not a socket")
         if uid not in (0, there.st_uid):
-            raise _Refused(f"socket {path} belongs to another user")
+            raise _Refused(f"socket {path!r} belongs to another user")
         if there.st_uid == os.geteuid() and not there.st_mode & stat.S_IWUSR:
             Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(there.st_mode) | stat.S_IWUSR)
         try:
             data.connect(f"/proc/self/fd/{fd}")
         except OSError as error:
-            raise _Refused(f"connecting to its socket {path}: {error.strerror}") from None
+            raise _Refused(f"connecting to its socket {path!r}: {error.strerror}") from None
     finally:
         os.close(fd)
 
