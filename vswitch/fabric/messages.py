@@ -6,8 +6,10 @@ several where the rows of a table do not fit one message, and tells of ports tha
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from ..model.lab import PortSettings, SwitchSettings
@@ -17,8 +19,8 @@ MAX_MESSAGE = 65536
 """Bytes; longer ones are a mistake. Below what a socket of default size takes at once."""
 MAX_FDS = MAX_OF_PORT
 """Descriptors beside one request."""
-ROWS_PER_REPLY = 32
-"""Keeps a table's messages below `MAX_MESSAGE`, whatever the rows hold."""
+_MAX_ROWS = MAX_MESSAGE // 2
+"""Bytes of a table's rows in one reply; a single row is far smaller."""
 
 
 class AddNetwork(Struct, frozen=True, tag="add-network"):
@@ -226,3 +228,20 @@ class FabricEvent(Struct, frozen=True, tag="event"):
 
 
 FromFabric = Reply | FabricEvent
+
+_Row = TypeVar("_Row", PortStats, FdbEntry)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def batches(rows: list[_Row]) -> Iterator[tuple[list[_Row], bool]]:
+    """As many of a table's rows as one reply may hold, and whether there are more; at least once."""
+    some: list[_Row] = []
+    size = 0
+    for row in rows:
+        needed = len(_encoder.encode(row))
+        if size + needed > _MAX_ROWS:
+            yield some, True
+            some, size = [], 0
+        some.append(row)
+        size += needed
+    yield some, False

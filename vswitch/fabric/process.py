@@ -25,7 +25,6 @@ from . import core
 from .messages import (
     MAX_FDS,
     MAX_MESSAGE,
-    ROWS_PER_REPLY,
     AddNetwork,
     AddOutsidePort,
     AddPipe,
@@ -47,6 +46,7 @@ from .messages import (
     RemovePort,
     Reply,
     Request,
+    batches,
 )
 from .outside import OutsidePort
 from .ring_ports import RingPorts
@@ -355,7 +355,8 @@ class Fabric:
 
         def answer(error: str | None) -> None:
             if error is not None:
-                del network.outside[request.port], network.declared[request.port]
+                if network.outside.get(request.port) is outside:
+                    del network.outside[request.port], network.declared[request.port]
                 where = f"network {request.network}, port {request.port}: "
                 error = where + error.removeprefix(where)  # it may be the engine's, and have that
             self._send(Reply(number, error))
@@ -364,7 +365,7 @@ class Fabric:
             self._send(FabricEvent(request.network, name, state, reason))
 
         network.declared[request.port] = request.settings
-        network.outside[request.port] = OutsidePort(
+        network.outside[request.port] = outside = OutsidePort(
             request.port, request.spec, fds, attach, detach, answer, changed, self._lab_up
         )
 
@@ -440,9 +441,8 @@ class Fabric:
             for network, port in self._rings.waiting()
         ]
         rows.sort(key=lambda row: (row.network, row.port))
-        for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
-            more = at + ROWS_PER_REPLY < len(rows)
-            self._send(Reply(number, stats=rows[at : at + ROWS_PER_REPLY], more=more))
+        for some, more in batches(rows):
+            self._send(Reply(number, stats=some, more=more))
 
     def _get_fdb(self, number: int, request: GetFdb, fds: list[int]) -> None:
         network = self._network(request.network)
@@ -451,9 +451,8 @@ class Fabric:
             FdbEntry(mac=mac_text(mac), vlan=vlan, port=self._names[port][1], kind=kind, age=round(age, 1))
             for mac, vlan, port, age, kind in entries
         ]
-        for at in range(0, len(rows) or 1, ROWS_PER_REPLY):
-            more = at + ROWS_PER_REPLY < len(rows)
-            self._send(Reply(number, fdb=rows[at : at + ROWS_PER_REPLY], more=more))
+        for some, more in batches(rows):
+            self._send(Reply(number, fdb=some, more=more))
 
     def _remove_fdb_entry(self, number: int, request: RemoveFdbEntry, fds: list[int]) -> None:
         network = self._network(request.network)
@@ -490,7 +489,7 @@ class Fabric:
             self._send(FabricEvent(network_name, port, state, reason))
             self._rings.port_ended(network_name, port)
             for outside in network.outside.values():
-                outside.port_ended(port, reason)
+                outside.port_ended(port, state, reason)
 
 
 def serve(control_fd: int) -> None:

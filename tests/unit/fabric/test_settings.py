@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from vswitch.fabric import core
 from vswitch.fabric.messages import (
     MAX_MESSAGE,
-    ROWS_PER_REPLY,
     AddOutsidePort,
     FdbEntry,
     PortStats,
     Reply,
     Request,
+    batches,
 )
 from vswitch.fabric.settings import mac_number, mac_text, port_arguments, static_entries, switch_arguments
 from vswitch.model.lab import PortSettings, SwitchSettings
@@ -121,11 +121,17 @@ def test_largest_settings_fit_a_message() -> None:
 
 
 def test_a_replys_rows_fit_a_message_whatever_they_hold() -> None:
+    """And they are all there, in their order."""
     names = {"network": "n" * 63 + "--" + "m" * 63, "port": "p" * 63 + ":" + "i" * 15}
-    words = {"type": "stream", "state": "listening", "reason": "r" * 200}
+    words = {"type": "stream", "state": "listening", "reason": "\N{GRINNING FACE}" * 300, "peer": "\u20ac" * 300}
     numbers = {field.name: 2**64 - 1 for field in msgspec.structs.fields(PortStats) if field.type is int}
     drops = dict.fromkeys(core.DROP_REASONS, 2**64 - 1)
-    row = PortStats(**names, **words, drops=drops, **numbers)  # type: ignore[arg-type]
-    assert len(msgspec.msgpack.encode(Reply(2**40, stats=[row] * ROWS_PER_REPLY, more=True))) < MAX_MESSAGE
+    rows = [PortStats(**names, **words, drops=drops, **numbers | {"pauses": n}) for n in range(100)]  # type: ignore[arg-type]
+    replies = list(batches(rows))
+    assert all(len(msgspec.msgpack.encode(Reply(2**40, stats=some, more=more))) < MAX_MESSAGE for some, more in replies)
+    assert [row for some, _ in replies for row in some] == rows
+    assert [more for _, more in replies] == [True] * (len(replies) - 1) + [False]
     entry = FdbEntry(mac="52:54:00:00:00:01", vlan=4094, port=names["port"], kind="dynamic", age=1e9)
-    assert len(msgspec.msgpack.encode(Reply(2**40, fdb=[entry] * ROWS_PER_REPLY, more=True))) < MAX_MESSAGE
+    for some, more in batches([entry] * 2000):
+        assert len(msgspec.msgpack.encode(Reply(2**40, fdb=some, more=more))) < MAX_MESSAGE
+    assert list(batches([])) == [([], False)]

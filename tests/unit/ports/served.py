@@ -150,4 +150,4 @@ class Served:
         names = {number: name for name, number in self.ports.items()}
         for number, state, reason in self._lan.engine.events():
             self._told(names[number], state, reason)
-            self._outside.port_ended(names[number], reason)
+            self._outside.port_ended(names[number], state, reason)
