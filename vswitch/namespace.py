@@ -32,9 +32,9 @@ def _call(name: str, *arguments: int) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent thread ends; exit at once if `parent` is already gone."""
-    _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send us signal `by` when our parent thread ends; exit at once if `parent` is already gone."""
+    _call("prctl", _PR_SET_PDEATHSIG, by, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -27,6 +27,7 @@ from ..rundir import Run, RunDir
 from . import plan, protocol
 from .descriptors import Descriptors
 from .executor import Executor, Machine
+from .leftovers import remove_left
 from .protocol import Answer, Done, Event, Failed, Reply, Request
 from .state import Actual, LabState
 from .streams import Stream
@@ -166,7 +167,8 @@ class Coordinator:
             stream.hang_up()
         await self._executor.run_all(plan.diff(self._lab, None))
         await self._fabric.close()
-        await self._fabric_child.wait_or_kill(_FABRIC_GRACE)
+        if await self._fabric_child.wait_or_kill(_FABRIC_GRACE) != 0:
+            remove_left(self._lab)
 
     async def _watch_fabric(self) -> None:
         code = await self._fabric_child.wait()

@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 from ..errors import NoSuchLabError
 from ..rundir import RUN_ENV, RunDir, base, list_runs
+from .leftovers import remove_left_of
 
 _KILL_WAIT = 5000  # ms
+_FABRIC_WAIT = 5000
+"""Milliseconds for a fabric that has lost its coordinator to clean up: it does so by itself."""
 _ROUNDS = 20
 _STAGING_LIMIT = 60  # s; staging takes milliseconds
 
@@ -34,9 +37,19 @@ def crashed() -> Iterator[RunDir]:
 
 
 def sweep(run_dir: RunDir) -> Swept:
-    """Kill what is left of a crashed lab and delete its directory. Only processes carrying its run id are touched."""
+    """Have a crashed lab end, kill what is left of it, and delete its files.
+
+    Only processes carrying its run id are touched.
+    """
     run = run_dir.run()
-    pids = _kill_all(lambda: [pid for pid, run_id in _marked() if run_id == run.run_id])
+
+    def left() -> list[int]:
+        return [pid for pid, run_id in _marked() if run_id == run.run_id]
+
+    for pid in filter(_is_fabric, left()):
+        _wait(pid, _FABRIC_WAIT)
+    pids = _kill_all(left)
+    remove_left_of(run_dir)
     run_dir.remove()
     return Swept(run.name, pids)
 
@@ -111,16 +124,24 @@ def _kill_all(find: Callable[[], list[int]]) -> tuple[int, ...]:
 def _kill(pids: list[int]) -> None:
     """Kill processes and wait until they are gone."""
     for pid in pids:
+        _wait(pid, _KILL_WAIT, signal.SIGKILL)
+
+
+def _wait(pid: int, limit: int, number: signal.Signals | None = None) -> None:
+    """Send a process a signal, if there is one to send, and wait until it is gone, `limit` ms at most."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
         try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            if number is not None:
+                signal.pidfd_send_signal(pidfd, number)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            poll.poll(_KILL_WAIT)
-        except ProcessLookupError:
-            pass
+            poll.poll(limit)
         finally:
             os.close(pidfd)
+
+
+def _is_fabric(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"vswitch.fabric" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False

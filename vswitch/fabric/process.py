@@ -1,7 +1,7 @@
 """The fabric process: carries out the coordinator's requests on the engine, and serves the ports that face outside.
 
 Python does control only; frames never pass through it. When the coordinator's end of the control channel closes, for
-whatever reason, the process ends, and everything it holds with it.
+whatever reason, its ports clean up, and the process ends, and everything it holds with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -52,6 +53,8 @@ from .outside import OutsidePort
 from .ring_ports import RingPorts
 from .settings import mac_number, mac_text, port_arguments, static_entries, switch_arguments
 
+_CLEANING_UP = 40.0
+"""Seconds that ports facing outside have to clean up at the end: longer than a script may take."""
 _decoder = msgspec.msgpack.Decoder(Request)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -117,6 +120,7 @@ class Fabric:
         loop.set_exception_handler(self._failed)
         self._rings = RingPorts(self._attach_ring, self._detach_ring, self._ring_changed, self._networks.__contains__)
         self._control.setblocking(False)
+        loop.add_signal_handler(signal.SIGTERM, self._closed.set)  # the coordinator has died
         loop.add_reader(self._engine.fileno(), self._ports_ended)
         loop.add_reader(self._control.fileno(), self._readable)
         try:
@@ -126,7 +130,9 @@ class Fabric:
             loop.remove_writer(self._control.fileno())
             loop.remove_reader(self._engine.fileno())
             self._rings.close()
-            await asyncio.gather(*(self._stop_outside(network) for network in self._networks.values()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLEANING_UP):
+                    await asyncio.gather(*(self._stop_outside(network) for network in self._networks.values()))
             self._engine.close()
         if self._failure is not None:
             sys.exit(f"internal error: {self._failure!r}")

@@ -14,7 +14,7 @@ from ..errors import FabricError
 from .address import check_address, split_host_port, unix_address, unix_path
 from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
 from .port import Attach, Descriptor, PortSpec, Status
-from .unix_file import bound_unix
+from .unix_file import bound_unix, remove_dead
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 _LOOK_INTERVAL = 0.5
@@ -52,6 +52,12 @@ class DgramSpec(PortSpec, frozen=True, kw_only=True, tag="dgram"):
                 if ip_address(split_host_port(self.remote)[0]).is_multicast:
                     return [f"remote {self.remote} is a multicast group: use type: mcast"]
         return []
+
+    def remove_left(self) -> None:
+        """Remove our own socket."""
+        path = None if self.local is None else unix_path(self.local)
+        if path is not None:
+            remove_dead(path, socket.SOCK_DGRAM)
 
     async def serve(self, attach: Attach, status: Status) -> None:
         """Open the socket; with a unix one, for good. Raises OSError, FabricError."""

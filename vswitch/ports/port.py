@@ -72,6 +72,9 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
         """Whether several peers may be attached at once, each as a port of its own."""
         return False
 
+    def remove_left(self) -> None:
+        """Remove the files a process leaves that was killed while it served this, unless somebody serves them again."""
+
     async def serve(self, attach: Attach, status: Status) -> None:
         """Open what the settings say, `attach` it, and go on for as long as the port is wanted; then cancelled.
 

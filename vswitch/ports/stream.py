@@ -16,7 +16,7 @@ from .accept import accept
 from .address import check_address, split_host_port, unix_path
 from .backoff import LONGEST, Backoff
 from .port import Attach, Descriptor, PortSpec, Status
-from .unix_file import bound_unix
+from .unix_file import bound_unix, remove_dead
 
 MAX_CLIENTS = 256
 """Clients one listening port serves at a time; more are turned away."""
@@ -67,6 +67,12 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
     def many_peers(self) -> bool:
         """A listening port serves many clients, unless it is told otherwise; of an `fd` one cannot know before."""
         return self.clients == "many" or (self.listen is not None and self.clients is None)
+
+    def remove_left(self) -> None:
+        """Remove the socket that was listened at."""
+        path = None if self.listen is None else unix_path(self.listen)
+        if path is not None:
+            remove_dead(path, socket.SOCK_STREAM)
 
     async def serve(self, attach: Attach, status: Status) -> None:
         """Listen or connect, for good. Raises FabricError when listening is impossible."""

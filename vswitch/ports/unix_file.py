@@ -35,6 +35,13 @@ def bound_unix(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
                         file.unlink()
 
 
+def remove_dead(path: str, kind: socket.SocketKind) -> None:
+    """Remove the socket at `path` if nobody has it open any more; leave alone whatever else is there."""
+    if not path.startswith("\0"):
+        with contextlib.suppress(OSError):
+            _remove_stale(Path(path), kind)
+
+
 def hand_over(path: Path, *, mode: int | None = None, uid: int = -1, gid: int = -1) -> None:
     """Give the socket we have just bound to `path` its permissions and owners (-1: as they are).
 

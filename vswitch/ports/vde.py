@@ -17,7 +17,7 @@ from .background import running
 from .backoff import Backoff
 from .port import Attach, PortSpec, Status
 from .vde_client import plugged_in
-from .vde_directory import MAX_DIRECTORY
+from .vde_directory import MAX_DIRECTORY, remove_dead_directory
 from .vde_request import MAX_PORT
 from .vde_server import VdeServer, hang_up
 
@@ -54,6 +54,11 @@ class VdeSpec(PortSpec, frozen=True, kw_only=True, tag="vde"):
     def many_peers(self) -> bool:
         """A listening port serves many clients."""
         return self.listen is not None
+
+    def remove_left(self) -> None:
+        """Remove the directory that was served."""
+        if self.listen is not None:
+            remove_dead_directory(Path(self.listen))
 
     async def serve(self, attach: Attach, status: Status) -> None:
         """Listen or connect, for good. Raises FabricError when the directory or the group cannot be used."""

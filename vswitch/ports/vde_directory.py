@@ -41,9 +41,9 @@ class ControlDirectory:
         with contextlib.ExitStack() as undo:
             self._made = self._make()
             undo.callback(self._remove)
-            self._lock = self._claim()
+            self._lock = _claim(path)
             undo.callback(os.close, self._lock)
-            self._made |= self._sweep()
+            self._made |= _sweep(path)
             self._permit()
             self.listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
             undo.enter_context(self._bound(self.listener, path / "ctl"))
@@ -67,11 +67,6 @@ class ControlDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _remove_dead(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if is_dead(path, socket.SOCK_DGRAM):
-                path.unlink()
-
     # --- making it ----------------------------------------------------------------------------------------------------
 
     def _make(self) -> bool:
@@ -85,38 +80,6 @@ class ControlDirectory:
         if self._made:
             with contextlib.suppress(OSError):  # a client may have left something else in it
                 self.path.rmdir()
-
-    def _claim(self) -> int:
-        """Lock the directory for as long as the descriptor returned is open: only the kernel knows who died."""
-        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(lock).st_uid not in (0, os.geteuid()):  # who could put anything in the place of our sockets
-                raise PermissionError(errno.EPERM, "the directory belongs to another user")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise FileExistsError(errno.EEXIST, "somebody else serves it") from None
-            raise
-        return lock
-
-    def _sweep(self) -> bool:
-        """Remove what a dead switch and its clients have left; return whether there was one. Raises FileExistsError."""
-        control = self.path / "ctl"
-        names = [path.name for path in self.path.iterdir()]
-        if "ctl" not in names:
-            if names:  # it may be anybody's; what we would do to its permissions might surprise
-                raise FileExistsError(errno.EEXIST, "it is neither empty nor a VDE control directory")
-            return False
-        if not stat.S_ISSOCK(control.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, f"{control} is not a socket")
-        if not is_dead(control, socket.SOCK_STREAM):
-            raise FileExistsError(errno.EEXIST, "somebody else serves it")
-        control.unlink()
-        for name in names:
-            if _SWITCH_SOCKET.fullmatch(name) or _CLIENT_SOCKET.fullmatch(name):
-                self._remove_dead(self.path / name)
-        return True
 
     def _permit(self) -> None:
         """Let into the directory whoever may use its sockets, and make new ones its group's.
@@ -142,3 +105,54 @@ class ControlDirectory:
             with contextlib.suppress(OSError):
                 if path.lstat().st_ino == ours:
                     path.unlink()
+
+
+def remove_dead_directory(path: Path) -> None:
+    """Remove what a switch that was killed has left of the control directory at `path`, if nobody serves it now."""
+    with contextlib.suppress(OSError):
+        lock = _claim(path)
+        try:
+            if _sweep(path):
+                path.rmdir()
+        finally:
+            os.close(lock)
+
+
+def _claim(path: Path) -> int:
+    """Lock the directory for as long as the descriptor returned is open: only the kernel knows who died."""
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid not in (0, os.geteuid()):  # who could put anything in the place of our sockets
+            raise PermissionError(errno.EPERM, "the directory belongs to another user")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise FileExistsError(errno.EEXIST, "somebody else serves it") from None
+        raise
+    return lock
+
+
+def _sweep(path: Path) -> bool:
+    """Remove what a dead switch and its clients have left; return whether there was one. Raises FileExistsError."""
+    control = path / "ctl"
+    names = [entry.name for entry in path.iterdir()]
+    if "ctl" not in names:
+        if names:  # it may be anybody's; what we would do to its permissions might surprise
+            raise FileExistsError(errno.EEXIST, "it is neither empty nor a VDE control directory")
+        return False
+    if not stat.S_ISSOCK(control.lstat().st_mode):
+        raise FileExistsError(errno.EEXIST, f"{control} is not a socket")
+    if not is_dead(control, socket.SOCK_STREAM):
+        raise FileExistsError(errno.EEXIST, "somebody else serves it")
+    control.unlink()
+    for name in names:
+        if _SWITCH_SOCKET.fullmatch(name) or _CLIENT_SOCKET.fullmatch(name):
+            _remove_dead_socket(path / name)
+    return True
+
+
+def _remove_dead_socket(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if is_dead(path, socket.SOCK_DGRAM):
+            path.unlink()
