@@ -30,6 +30,9 @@ RUN_ENV = "VSWITCH_RUN"
 """Every process of a lab carries this variable with the lab's run id; `lab gc` finds orphans by it. A run id names the
 directory of labs it belongs to, so that sweeping one directory never touches the labs of another."""
 
+FABRIC_ENV = "VSWITCH_FABRIC"
+"""The fabric carries the run id in this one, too, and so does whatever its ports have started."""
+
 
 class Process(Struct, frozen=True):
     """A process named so that a later process with the same pid is not mistaken for it."""

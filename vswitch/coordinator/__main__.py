@@ -16,7 +16,7 @@ from ..errors import LabError, MachineError
 from ..model.lab import Lab
 from ..namespace import enter_lab_namespace
 from ..ports.descriptors import MAX_OF_LAB
-from ..rundir import RunDir
+from ..rundir import FABRIC_ENV, RunDir
 from .descriptors import Descriptors
 from .server import Coordinator
 from .supervise import Child
@@ -63,6 +63,7 @@ def _own(run_dir: RunDir, lifeline: socket.socket, fds: list[int]) -> None:
             [sys.executable, "-m", "vswitch.fabric", "--control-fd", str(theirs.fileno())],
             run_id=run.run_id,
             pass_fds=[theirs.fileno()],
+            env={**os.environ, FABRIC_ENV: run.run_id},
             output=fabric_log,
         )
     # No thread has been started yet (importing ZeroMQ starts none): a new user namespace wants a single one.

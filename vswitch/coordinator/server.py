@@ -23,6 +23,7 @@ from ..fabric.client import FabricClient, FabricEvent
 from ..fabric.messages import PortStats
 from ..model.lab import Lab
 from ..nodes.driver import ExecRequest
+from ..ports.helper_program import TIME_LIMIT
 from ..rundir import Run, RunDir
 from . import plan, protocol
 from .descriptors import Descriptors
@@ -32,11 +33,12 @@ from .protocol import Answer, Done, Event, Failed, Reply, Request
 from .state import Actual, LabState
 from .streams import Stream
 from .supervise import Child, describe_exit, spawn_task
+from .sweep import sweep_fabric
 
 log = logging.getLogger(__name__)
 
 _MAX_STREAMS = 1024
-_FABRIC_GRACE = 2.0  # s
+_FABRIC_GRACE = TIME_LIMIT + 2.0  # s; its ports may have commands to run at the end
 _MAX_UNREAD = 4 * protocol.WINDOW // protocol.cost(b"")  # replies a client may leave unread: four streams' windows
 _MAX_UNREAD_EVENTS = 100_000
 _TABLE_PART = protocol.MAX_MESSAGE // 4  # bytes of a table sent in one reply, give or take a row
@@ -168,6 +170,7 @@ class Coordinator:
         await self._executor.run_all(plan.diff(self._lab, None))
         await self._fabric.close()
         if await self._fabric_child.wait_or_kill(_FABRIC_GRACE) != 0:
+            await self._sweep_fabric()
             remove_left(self._lab)
 
     async def _watch_fabric(self) -> None:
@@ -177,6 +180,12 @@ class Coordinator:
         self._actual.happened("fabric", "fabric", "exited", describe_exit(code))
         if self._actual.state in (LabState.STARTING, LabState.RUNNING):
             self._actual.lab_changed(LabState.BROKEN, reason)
+        await self._sweep_fabric()
+
+    async def _sweep_fabric(self) -> None:
+        """End what the ports of the fabric, which is dead, had started: it could not."""
+        for pid in await asyncio.to_thread(sweep_fabric, self._run_dir.run().run_id):
+            log.warning("killed process %d, which the fabric had left", pid)
 
     def _fabric_event(self, event: FabricEvent) -> None:
         self._actual.happened("port", f"{event.network}/{event.port}", event.state, event.reason)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import NoSuchLabError
-from ..rundir import RUN_ENV, RunDir, base, list_runs
+from ..rundir import FABRIC_ENV, RUN_ENV, RunDir, base, list_runs
 from .leftovers import remove_left_of
 
 _KILL_WAIT = 5000  # ms
@@ -83,9 +83,14 @@ def _abandoned(staged: RunDir) -> bool:
         return False
 
 
-def _marked() -> Iterator[tuple[int, str]]:
+def sweep_fabric(run_id: str) -> tuple[int, ...]:
+    """Kill what the ports of a lab's dead fabric had started; the lab's nodes are left alone. Takes a moment."""
+    return _kill_all(lambda: [pid for pid, of in _marked(FABRIC_ENV) if of == run_id])
+
+
+def _marked(variable_name: str = RUN_ENV) -> Iterator[tuple[int, str]]:
     """Processes of this user, other than this one and its forebears, that carry a run id: (pid, run id)."""
-    prefix = f"{RUN_ENV}=".encode()
+    prefix = f"{variable_name}=".encode()
     own = set(_forebears())
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in own:

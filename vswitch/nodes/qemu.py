@@ -55,6 +55,7 @@ _NO_CARDS = ("pvrdma", "rocker")  # listed with the network cards, but nothing o
 _QUIT_GRACE = 1.0  # s
 _MAX_SAID = 4096  # bytes kept of what the configuration script says
 _LAST_WORDS_GRACE = 1.0  # s
+_LINK_LIMIT = 10.0  # s
 
 _SHUTDOWN_WORDS = {
     "guest-shutdown": "the guest powered off",
@@ -332,7 +333,11 @@ class QemuDriver(Driver):
         assert self._qmp is not None
         number = self.node.interfaces.index(interface)
         try:
-            await self._qmp.execute("set_link", {"name": f"nic{number}", "up": up})
+            async with asyncio.timeout(_LINK_LIMIT):
+                # Its answer, should it come later, is still to be taken.
+                await asyncio.shield(spawn_task(self._qmp.execute("set_link", {"name": f"nic{number}", "up": up})))
+        except TimeoutError:
+            raise NodeError(f"QEMU did not set the link of {interface.name} within {_LINK_LIMIT:g} s") from None
         except (QMPError, EOFError, OSError) as error:
             raise NodeError(f"QEMU did not set the link of {interface.name}: {error}") from error
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -13,6 +15,7 @@ from typing import IO
 
 from ..coordinator.supervise import Child, describe_exit
 from ..errors import FabricError
+from ..nodes.agent import agent_program
 from ..rundir import RUN_ENV
 
 TIME_LIMIT = 30.0
@@ -25,9 +28,15 @@ _BRIDGE_HELPERS = tuple(
 
 async def run_program(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
     """Run `argv` to its end. Raises FabricError when it fails or takes too long, with the last line it printed."""
+    _check_executable(argv[0])
     with tempfile.TemporaryFile() as output:
         try:
-            child = Child.spawn(argv, run_id=os.environ.get(RUN_ENV, ""), pass_fds=pass_fds, output=output)
+            child = Child.spawn(
+                [agent_program(), "--die-with", str(os.getpid()), *argv],
+                run_id=os.environ.get(RUN_ENV, ""),
+                pass_fds=pass_fds,
+                output=output,
+            )
         except OSError as error:
             raise FabricError(f"{argv[0]}: {error.strerror}") from None
         try:
@@ -42,6 +51,14 @@ async def run_program(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> None
                 await child.wait()
         if code != 0:
             raise FabricError(f"{argv[0]}: {describe_exit(code)}{_last_line(output)}")
+
+
+def _check_executable(program: str) -> None:
+    """Raises FabricError when it cannot be run, as far as one can see."""
+    path = shutil.which(program)
+    if path is None:
+        there = os.path.lexists(program)
+        raise FabricError(f"{program}: {os.strerror(errno.EACCES if there else errno.ENOENT)}")
 
 
 def _last_line(output: IO[bytes]) -> str:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DeviceName = Annotated[
     str,
     Meta(
-        pattern=r"^(?!\.{1,2}$)[^/:%\s]{1,15}$",
-        extra={"what": "a network device's name: 15 characters at most, none of them '/', ':', '%' or a space"},
+        pattern=r"^(?!\.{1,2}$)[!-$&-.0-9;-~]{1,15}$",
+        extra={"what": "a network device's name: 15 ASCII characters at most, none of them '/', ':', '%' or a space"},
     ),
 ]
 

@@ -67,6 +67,12 @@ class ControlDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def remove_dead(self, path: Path) -> None:
+        """Remove a socket a client has put here, if nobody has it open any more."""
+        if path.parent == self.path and _CLIENT_SOCKET.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                _remove_dead_socket(path)
+
     # --- making it ----------------------------------------------------------------------------------------------------
 
     def _make(self) -> bool:

@@ -136,11 +136,19 @@ class VdeServer:
         """The datagram socket of a port, connected to its client's, and its path."""
         uid = peer_uid(control)
         with open_data_socket() as data, self._directory.data_socket(data, number) as path:
-            connect_to_client(data, request.path, uid)
+            self._connect(data, request.path, uid)
             try:
                 yield data, path
             finally:
                 self._directory.remove_left(Path(request.path))
+
+    def _connect(self, data: socket.socket, path: str, uid: int) -> None:
+        """Connect `data` to a client's socket; what one that has gone meanwhile left is removed."""
+        try:
+            connect_to_client(data, path, uid)
+        except _Refused:
+            self._directory.remove_dead(Path(path))
+            raise
 
     async def _plugged(
         self, number: int, data: socket.socket, path: Path, control: socket.socket, received: int
@@ -265,7 +273,7 @@ class VdeCable(VdeServer):
     def _connected(
         self, number: int, request: VdeRequest, control: socket.socket
     ) -> Iterator[tuple[socket.socket, Path]]:
-        connect_to_client(self._data, request.path, peer_uid(control))
+        self._connect(self._data, request.path, peer_uid(control))
         try:
             yield self._data, self._path
         finally:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from vswitch.coordinator.supervise import spawn_task
@@ -425,3 +426,15 @@ def test_keys_that_exclude_each_other(keys: dict[str, Any], words: str) -> None:
     """Said before anything is opened."""
     (problem,) = TapSpec(**keys).problems()
     assert re.search(words, problem)
+
+
+@pytest.mark.parametrize(
+    "name", ["t0", "a" * 15, "eth0.7", "_-x", "日本語", "x" * 16, "a b", "a/b", "a%d", "a:1", "..", ""]
+)
+def test_a_devices_name_is_one_the_kernel_takes(name: str) -> None:
+    """It counts bytes, 15 of them; a name for it is ASCII."""
+    try:
+        taken = msgspec.convert({"type": "tap", "ifname": name}, TapSpec).ifname == name
+    except msgspec.ValidationError:
+        taken = False
+    assert taken == (name in ("t0", "a" * 15, "eth0.7", "_-x"))

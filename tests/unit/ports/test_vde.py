@@ -341,6 +341,16 @@ def test_clients_of_other_users_are_served_where_the_mode_lets_them(
             exchange(plug, inner)
 
 
+def test_a_client_that_went_before_it_was_answered_leaves_nothing(lan: Lan, directory: Path) -> None:
+    with Served(lan, VdeSpec(listen=str(directory))) as served:
+        dead, path = client_socket(directory, ".00001-00000")
+        dead.close()
+        with ask(directory, make_request(VdeRequest(None, str(path)), "")) as control:
+            assert answered(control) == ""
+        served.wait_for("p", "listening", "refused")
+        assert names_in(directory) == ["ctl"]
+
+
 class SwappedSocket(socket.socket):
     """One whose file is replaced by a link to `secret` as soon as it is there, by who may write to the directory."""
 
