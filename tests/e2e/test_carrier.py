@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LabCommand
+from tests.unit.ports.vde_peers import VdePlug
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
 
@@ -81,6 +82,51 @@ def test_carrier_comes_back_with_a_peer_from_outside(
             with plug_in(lab_command, path.with_suffix(f".{node}")):
                 wait_for_carrier(lab_command, node, "eth0", 1)
             wait_for_carrier(lab_command, node, "eth0", 0)
+
+
+@pytest.fixture
+def outside_peers(lab_command: LabCommand, lab_file: LabFile, runtime_dir: Path) -> dict[str, Path]:
+    """A host `h` with an interface to each of two external nodes, and where these are to join."""
+    places = {"vde": runtime_dir / "v", "dgram": runtime_dir / "d"}
+    lab_file(
+        "name: peers\nnodes:\n  h: {kind: netns}\n"
+        f"  v: {{kind: external, transport: vde, listen: '{places['vde']}'}}\n"
+        f"  d: {{kind: external, transport: dgram, local: 'unix:{places['dgram']}', "
+        f"remote: 'unix:{places['dgram']}.peer'}}\n"
+        "links: [[h:vde, v:eth0], [h:dgram, d:eth0]]\n"
+    )
+    lab_command.ok("up", "-q")
+    return places
+
+
+def test_carrier_follows_a_vde_client_that_is_killed(lab_command: LabCommand, outside_peers: dict[str, Path]) -> None:
+    """Its end is told, the node waits for a peer again, and the next client gives the carrier back."""
+    assert carrier(lab_command, "h", "vde") == 0
+    for _ in range(2):
+        with VdePlug(str(outside_peers["vde"])):
+            wait_for_carrier(lab_command, "h", "vde", 1)
+            assert waiting(lab_command, "v") is None
+        wait_for_carrier(lab_command, "h", "vde", 0)
+        assert waiting(lab_command, "v") == "waiting for a peer: eth0"
+
+
+def test_carrier_follows_a_unix_datagram_peer(lab_command: LabCommand, outside_peers: dict[str, Path]) -> None:
+    """It has no connection that could end: that its socket has gone is looked for."""
+    assert carrier(lab_command, "h", "dgram") == 0
+    path = outside_peers["dgram"]
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+            peer.bind(f"{path}.peer")
+            wait_for_carrier(lab_command, "h", "dgram", 1)
+        wait_for_carrier(lab_command, "h", "dgram", 0)
+        Path(f"{path}.peer").unlink()
+
+
+def waiting(lab: LabCommand, node: str) -> str | None:
+    """What `lab ps` says a node waits for."""
+    rows = json.loads(lab.ok("ps", "-f", "json"))
+    fact: str | None = next(row["facts"] for row in rows if row["node"] == node).get("waiting")
+    return fact
 
 
 def up_without_tun(lab: LabCommand) -> None:

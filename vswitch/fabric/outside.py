@@ -164,8 +164,12 @@ class OutsidePort:
             return self._last_end[1]
         finally:
             del self.peers[name]
-            if self._ends.pop(name, None) is not None:
+            if not label:
+                self.state = "closed"
+            if self._ends.pop(name, None) is not None:  # it is not we who are being stopped
                 self._detach(name)
+                if end.cancelled():  # nor has the engine told: its type has seen the peer go
+                    self._changed(name, "closed", "the peer has gone")
 
 
 def _sayable(reason: str, limit: int = _MAX_REASON) -> str:

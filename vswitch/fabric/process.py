@@ -440,7 +440,7 @@ class Fabric:
             rows += [
                 PortStats(network=name, port=port, type=outside.type, state=outside.state, reason=outside.reason)
                 for port, outside in there.outside.items()
-                if not outside.attached or outside.reason
+                if port not in outside.attached and (not outside.attached or outside.reason)
             ]
         rows += [
             PortStats(network=network, port=port, type="ring", state="waiting")

@@ -123,6 +123,32 @@ def test_port_that_ends_is_an_event_and_stays_visible() -> None:
     run(body)
 
 
+def test_outside_port_that_comes_up_late_has_one_row_without_the_old_reason(tmp_path: Path) -> None:
+    """Before, it has one that says why it waits; afterwards again."""
+
+    async def body(fabric: Fabric) -> None:
+        path = tmp_path / "late"
+        spec = {"type": "stream", "connect": f"unix:{path}"}
+        await fabric.client.add_outside_port("lan", "up", spec)
+
+        async def became(state: str, reason: str = "") -> None:
+            while True:
+                await within(fabric.events.get())
+                (row,) = await fabric.client.stats()
+                if (row.state, row.reason) == (state, reason):
+                    return
+
+        for _ in range(2):
+            await became("connecting", f"connecting to unix:{path}: No such file or directory")
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(path))
+                server.listen()
+                await became("up")
+                path.unlink()
+
+    run(body)
+
+
 def test_many_ports_and_concurrent_requests_fit() -> None:
     """Tables come in as many messages as they need, and requests do not wait for each other."""
 
