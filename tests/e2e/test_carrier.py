@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +155,35 @@ def test_host_on_a_veth_pair_loses_its_carrier_and_gets_it_back(
     with plug_in(lab_command, path):
         wait_for_carrier(lab_command, "a", "eth1", 1)
     wait_for_carrier(lab_command, "a", "eth1", 0)
+
+
+@pytest.mark.qemu
+def test_ports_of_a_machine_that_is_killed_are_closed(lab_command: LabCommand, lab_file: LabFile) -> None:
+    """Also those whose transport does not tell; the counters stay, with the reason, the other end has no carrier."""
+    transports = ("dgram", "vde", "l2tpv3", "tap", "stream")
+    interfaces = ", ".join(f"{name}: {{transport: {name}}}" for name in transports)
+    links = ", ".join(f"[vm:{name}, lan0]" for name in transports)
+    lab_file(
+        "name: killed\ndefaults: {ready_timeout: 140s}\nnetworks: {lan0: {}, bus: {type: mcast}}\n"
+        f"nodes: {{vm: {{kind: qemu, interfaces: {{{interfaces}, far: {{transport: dgram}}}}}}, h: {{kind: netns}}}}\n"
+        f"links: [{links}, [h:lan, lan0], [vm:far, h:far], [vm:bus, bus], [h:bus, bus]]\n"
+    )
+    lab_command.ok("up", "-q", timeout=150)
+    assert {row["state"] for row in stats(lab_command)} == {"up"}
+    kill(lab_command, "vm")
+    wait_for_carrier(lab_command, "h", "far", 0)
+    for _ in range(100):
+        rows = {row["port"]: row for row in stats(lab_command) if row["port"].startswith("vm:")}
+        if {row["state"] for row in rows.values()} == {"closed"}:
+            break
+    assert {row["state"] for row in rows.values()} == {"closed"}
+    assert rows.keys() == {f"vm:{name}" for name in (*transports, "far")}
+    for name in ("dgram", "vde", "l2tpv3", "far"):
+        assert rows[f"vm:{name}"]["reason"] == "the node has exited"
+    assert {row["state"] for row in stats(lab_command) if row["port"].startswith("h:")} == {"up"}
+    assert carrier(lab_command, "h", "lan") == 1
+
+
+def stats(lab: LabCommand) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(lab.ok("stats", "-f", "json"))
+    return rows

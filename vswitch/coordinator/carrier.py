@@ -48,6 +48,12 @@ class Carriers:
         """Whether somebody is at the port of a linked interface."""
         return any(bool(peers) for (_, port), peers in self._peers.items() if port == str(end))
 
+    def ports_of(self, node: str) -> list[_Port]:
+        """The ports a node's linked interfaces have in the fabric, except those that share a socket."""
+        links = (self._links[name] for name in self._of_node[node])
+        ports = (_port(link, end) for link in links for end in _ends(link) if end.target == node)
+        return list(dict.fromkeys(port for port in ports if port in self._of_port))
+
     def link_added(self, link: Link, *, direct: bool, waiting: frozenset[Endpoint] = frozenset()) -> list[Change]:
         """A link is being made; `direct` if no port of the fabric is in it. `waiting` ends have no peer yet."""
         self._links[link.name] = link

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import LabError, MachineError, NodeError
+from ..errors import FabricError, LabError, MachineError, NodeError
 from ..fabric.client import FabricClient, FabricEvent
 from ..model.lab import Endpoint, Interface, Lab, Link, Node, PortSettings, SwitchSettings
 from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
@@ -324,6 +324,13 @@ class Executor:
         machine.exited.set_result(reason)
         self._actual.node_changed(name, NodeState.EXITED, reason)
         self._follow(self._carriers.node_gone(name, reason))
+        for network, port in self._carriers.ports_of(name):
+            spawn_task(self._end_port(network, port), name=f"end port {network}/{port}")
+
+    async def _end_port(self, network: str, port: str) -> None:
+        """Close a port of a node that has exited: a datagram socket does not tell that nobody is behind it."""
+        with contextlib.suppress(FabricError):  # it has none there, or the lab is being taken down
+            await self._fabric.end_port(network, port, "the node has exited")
 
     async def _start_node(self, action: plan.StartNode) -> None:
         node = action.node

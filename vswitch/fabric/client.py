@@ -22,6 +22,7 @@ from .messages import (
     AddPort,
     ConfigureNetwork,
     ConfigurePort,
+    EndPort,
     FabricEvent,
     FdbEntry,
     FlushFdb,
@@ -161,6 +162,10 @@ class FabricClient:
     async def remove_port(self, network: str, port: str) -> None:
         """Remove a port; its peer is disconnected."""
         await self._request(RemovePort(network, port))
+
+    async def end_port(self, network: str, port: str, reason: str) -> None:
+        """Close a port whose peer has gone for `reason`; it stays, with its counters, until it is removed."""
+        await self._request(EndPort(network, port, reason))
 
     async def lab_up(self) -> None:
         """Tell that every node of the lab is ready."""

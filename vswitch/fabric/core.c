@@ -250,6 +250,33 @@ static void run_remove_port(struct engine *engine, void *arg)
 		vsw_port_free(port);
 }
 
+/* Its peer has gone: the port stays, with its counters, until it is removed. */
+struct end_request {
+	unsigned int id;
+	const char *reason;
+	bool found;
+};
+
+static void run_end_port(struct engine *engine, void *arg)
+{
+	struct end_request *request = arg;
+	struct port *port = vsw_engine_port(engine, request->id);
+
+	request->found = port;
+	if (port)
+		vsw_port_peer_gone(port, request->reason);
+}
+
+static PyObject *engine_end_port(EngineObject *self, PyObject *args)
+{
+	struct end_request request = { 0 };
+
+	if (!running_engine(self) || !PyArg_ParseTuple(args, "Is", &request.id, &request.reason))
+		return NULL;
+	call(self->engine, run_end_port, &request);
+	return none_or_raise(request.found ? 0 : -ENOENT);
+}
+
 static PyObject *remove_by_id(EngineObject *self, PyObject *args, void (*run)(struct engine *engine, void *arg))
 {
 	struct by_id request = { 0 };
@@ -813,6 +840,7 @@ static PyMethodDef engine_methods[] = {
 	METHOD(add_port, METH_VARARGS | METH_KEYWORDS),
 	METHOD(configure_port, METH_VARARGS | METH_KEYWORDS),
 	METHOD(remove_port, METH_VARARGS),
+	METHOD(end_port, METH_VARARGS),
 	METHOD(stats, METH_NOARGS),
 	METHOD(events, METH_NOARGS),
 	METHOD(fdb, METH_VARARGS),

@@ -86,6 +86,12 @@ class Engine:
     def remove_port(self, port: int, /) -> None:
         """Remove a port, in whatever state it is. Raises KeyError."""
 
+    def end_port(self, port: int, reason: str, /) -> None:
+        """End a port that is up, its peer having gone; it stays, closed, and is among `events()`.
+
+        Raises KeyError.
+        """
+
     def stats(self) -> list[dict[str, Any]]:
         """Return a row per port.
 

@@ -102,6 +102,14 @@ class RemovePort(Struct, frozen=True, tag="remove-port"):
     port: str
 
 
+class EndPort(Struct, frozen=True, tag="end-port"):
+    """The peer of a port made by `AddPort` has gone, which the port itself may not see; no matter if it has ended."""
+
+    network: str
+    port: str
+    reason: str
+
+
 class GetStats(Struct, frozen=True, tag="stats"):
     """Ask for the counters of all ports; answered with rows of `PortStats`."""
 
@@ -142,6 +150,7 @@ Operation = (
     | RemovePipe
     | ListenRings
     | RemovePort
+    | EndPort
     | LabUp
     | GetStats
     | GetFdb

@@ -228,13 +228,25 @@ enum drop vsw_drop_for_errno(int error)
 	}
 }
 
+/* Take what the peer had sent before it went, where that would not be seen otherwise. */
+static void take_rest(struct port *port)
+{
+	if (port->state != PORT_UP || !port->ops->finish)
+		return;
+	port->held = true;
+	port->ops->finish(port);
+	release(port);
+}
+
+void vsw_port_peer_gone(struct port *port, const char *reason)
+{
+	take_rest(port);
+	vsw_port_end(port, PORT_CLOSED, "%s", reason);
+}
+
 void vsw_port_free(struct port *port)
 {
-	if (port->state == PORT_UP && port->ops->finish) {
-		port->held = true;
-		port->ops->finish(port);
-		release(port);
-	}
+	take_rest(port);
 	if (port->state == PORT_UP)
 		stop(port, PORT_CLOSED);
 	if (port->unreported)

@@ -189,6 +189,11 @@ void vsw_port_free(struct port *port);
 __attribute__((format(printf, 3, 4))) void vsw_port_end(struct port *port, enum port_state state, const char *reason,
 							...);
 
+/* End the port if it is UP: whoever knows its peer says that it has gone, which the port itself may be unable to see. What the
+ * peer had sent before is taken. Not from within the port's own operations.
+ */
+void vsw_port_peer_gone(struct port *port, const char *reason);
+
 /* Count a frame of `len` bytes that came in and goes no further. */
 static inline void vsw_port_drop_in(struct port *port, enum drop why, uint32_t len)
 {

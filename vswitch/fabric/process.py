@@ -32,6 +32,7 @@ from .messages import (
     AddPort,
     ConfigureNetwork,
     ConfigurePort,
+    EndPort,
     FabricEvent,
     FdbEntry,
     FlushFdb,
@@ -107,6 +108,7 @@ class Fabric:
             RemovePipe: self._remove_pipe,
             ListenRings: self._listen_rings,
             RemovePort: self._remove_port,
+            EndPort: self._end_port,
             LabUp: self._lab_is_up,
             GetStats: self._get_stats,
             GetFdb: self._get_fdb,
@@ -418,6 +420,14 @@ class Fabric:
         else:
             raise FabricError(f"network {request.network} has no port {request.port}")
         network.declared.pop(request.port, None)
+
+    def _end_port(self, number: int, request: EndPort, fds: list[int]) -> None:
+        network = self._network(request.network)
+        if request.port in network.ports:
+            self._engine.end_port(network.ports[request.port], request.reason)
+        elif request.port not in network.declared:  # that of a ring may not have been opened, or is closed already
+            raise FabricError(f"network {request.network} has no port {request.port}")
+        self._send(Reply(number))
 
     def _lab_is_up(self, number: int, request: LabUp, fds: list[int]) -> None:
         self._lab_up.set()

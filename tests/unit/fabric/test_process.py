@@ -123,6 +123,30 @@ def test_port_that_ends_is_an_event_and_stays_visible() -> None:
     run(body)
 
 
+def test_port_whose_peer_has_gone_is_closed_after_its_last_frames() -> None:
+    """Somebody else saw that: the reason is theirs, an event tells it, and what the peer had sent is delivered."""
+
+    async def body(fabric: Fabric) -> None:
+        there = await fabric.peer("lan", "there")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours:
+            await fabric.client.add_port("lan", "gone", "dgram", [theirs.detach()])
+            ours.send(frame(BROADCAST, mac(1)))
+            await fabric.client.end_port("lan", "gone", "the node has exited")
+            assert there.receive() == frame(BROADCAST, mac(1))
+            assert await within(fabric.events.get()) == FabricEvent("lan", "gone", "closed", "the node has exited")
+            await fabric.client.end_port("lan", "gone", "it has exited again")
+            (row,) = [row for row in await fabric.client.stats() if row.port == "gone"]
+            assert (row.state, row.reason, row.rx_frames) == ("closed", "the node has exited", 1)
+            await fabric.client.remove_port("lan", "gone")
+            with pytest.raises(FabricError, match="network lan has no port gone"):
+                await fabric.client.end_port("lan", "gone", "")
+            assert fabric.events.empty()
+        there.close()
+
+    run(body)
+
+
 def test_outside_port_that_comes_up_late_has_one_row_without_the_old_reason(tmp_path: Path) -> None:
     """Before, it has one that says why it waits; afterwards again."""
 
