@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -29,6 +30,7 @@ from . import plan, protocol
 from .descriptors import Descriptors
 from .executor import Executor, Machine
 from .leftovers import remove_left
+from .log_budget import PERIOD, LogBudget
 from .protocol import Answer, Done, Event, Failed, Reply, Request
 from .state import Actual, LabState
 from .streams import Stream
@@ -77,6 +79,7 @@ class Coordinator:
         self._context = zmq.asyncio.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._events = self._context.socket(zmq.XPUB)
+        self._log_budget = LogBudget()
         self._streams: dict[tuple[_ClientId, int], Stream] = {}
         self._stop = asyncio.Event()
         self._stopped_by: list[tuple[_ClientId, int]] = []
@@ -206,7 +209,11 @@ class Coordinator:
 
     def _publish(self, event: Event) -> None:
         self._events.send_multipart(protocol.pack(event), zmq.DONTWAIT)
-        log.info("%s %s: %s %s", event.what, event.name, event.state, event.cause)
+        subject = f"{event.what} {event.name.partition('#')[0]}"  # a port's clients share what it may say
+        if self._log_budget.allows(subject, time.monotonic()):
+            log.info("%s %s: %s %s", event.what, event.name, event.state, event.cause)
+            if self._log_budget.is_spent(subject):
+                log.info("%s: no more of it for up to %g s", subject, PERIOD)
 
     async def _reply(self, client: _ClientId, number: int, answer: Answer) -> None:
         """Send a reply. Raises ConnectionError when the client is gone, or has long stopped reading."""
