@@ -12,13 +12,14 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import FabricError
 from .accept import accept
 from .background import running
+from .in_thread import Threads
 from .vde_directory import ControlDirectory
 from .vde_request import MAX_PORT, MAX_REQUEST, VdeRequest, make_address, parse_request
 
@@ -26,6 +27,7 @@ MAX_CLIENTS = 256
 """Clients a directory serves at a time, those included that have not said yet what they want."""
 _PATIENCE = 5.0  # s for a request
 _ACCEPT_DELAY = 0.2  # s
+_LOOK_UPS = 16  # at a time
 _TELL_PAUSE = 1.0  # s
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 _BUFFER = 4 << 20  # bytes; the kernel gives what it allows
@@ -71,6 +73,7 @@ class VdeServer:
         self._tell_refused = refused
         self._told_at = -_TELL_PAUSE
         self._taken: set[int] = set()
+        self._threads = Threads(_LOOK_UPS)
 
     def close(self) -> None:
         """Remove the directory, if nobody serves it. Idempotent."""
@@ -100,10 +103,11 @@ class VdeServer:
             try:
                 async with asyncio.timeout(_PATIENCE):
                     request, received = await _receive_request(control)
-                with self._number(request.port) as number, self._connected(number, request, control) as (data, path):
-                    await self._plugged(number, data, path, control, received)
+                with self._number(request.port) as number:
+                    async with self._connected(number, request, control) as (data, path):
+                        await self._plugged(number, data, path, control, received)
             except TimeoutError:
-                self._refused("it did not say in time what it wants")
+                self._refused("it did not say in time what it wants, or its socket is where nothing answers")
             except _Refused as refusal:
                 self._refused(str(refusal))
             except FabricError as error:
@@ -129,23 +133,24 @@ class VdeServer:
         finally:
             self._taken.discard(number)
 
-    @contextlib.contextmanager
-    def _connected(
+    @contextlib.asynccontextmanager
+    async def _connected(
         self, number: int, request: VdeRequest, control: socket.socket
-    ) -> Iterator[tuple[socket.socket, Path]]:
+    ) -> AsyncIterator[tuple[socket.socket, Path]]:
         """The datagram socket of a port, connected to its client's, and its path."""
         uid = peer_uid(control)
         with open_data_socket() as data, self._directory.data_socket(data, number) as path:
-            self._connect(data, request.path, uid)
+            await self._connect(data, request.path, uid)
             try:
                 yield data, path
             finally:
                 self._directory.remove_left(Path(request.path))
 
-    def _connect(self, data: socket.socket, path: str, uid: int) -> None:
+    async def _connect(self, data: socket.socket, path: str, uid: int) -> None:
         """Connect `data` to a client's socket; what one that has gone meanwhile left is removed."""
         try:
-            connect_to_client(data, path, uid)
+            async with asyncio.timeout(_PATIENCE):  # the path may lead to a file system that hangs
+                await self._threads.run(lambda: connect_to_client(data, path, uid))
         except _Refused:
             self._directory.remove_dead(Path(path))
             raise
@@ -269,11 +274,11 @@ class VdeCable(VdeServer):
         with super()._number(wanted) as number:
             yield number
 
-    @contextlib.contextmanager
-    def _connected(
+    @contextlib.asynccontextmanager
+    async def _connected(
         self, number: int, request: VdeRequest, control: socket.socket
-    ) -> Iterator[tuple[socket.socket, Path]]:
-        self._connect(self._data, request.path, peer_uid(control))
+    ) -> AsyncIterator[tuple[socket.socket, Path]]:
+        await self._connect(self._data, request.path, peer_uid(control))
         try:
             yield self._data, self._path
         finally:

@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,41 @@ def test_a_client_that_went_before_it_was_answered_leaves_nothing(lan: Lan, dire
             assert answered(control) == ""
         served.wait_for("p", "listening", "refused")
         assert names_in(directory) == ["ctl"]
+
+
+def test_a_path_that_hangs_keeps_nobody_else_waiting(
+    lan: Lan, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system whose server has gone; so many such, and clients are refused."""
+    go_on = threading.Event()
+    connect = vde_server.connect_to_client
+
+    def hang(data: socket.socket, path: str, uid: int) -> None:
+        if path == "/hangs":
+            go_on.wait(60)
+        else:
+            connect(data, path, uid)
+
+    monkeypatch.setattr(vde_server, "connect_to_client", hang)
+    monkeypatch.setattr(vde_server, "_PATIENCE", 1.0)
+    monkeypatch.setattr(vde_server, "_TELL_PAUSE", 0.0)
+    monkeypatch.setattr(vde_server, "_LOOK_UPS", 2)
+    with Served(lan, VdeSpec(listen=str(directory))) as served:
+        data, path = client_socket(directory)
+        with (
+            data,
+            ask(directory, make_request(VdeRequest(None, "/hangs"), "")) as hangs,
+            ask(directory, make_request(VdeRequest(None, str(path)), "")) as control,
+        ):
+            assert answered(control)
+            assert list(served.ports) != []
+            assert answered(hangs) == ""
+            with ask(directory, make_request(VdeRequest(None, "/hangs"), "")) as again:
+                with ask(directory, make_request(VdeRequest(None, "/hangs"), "")) as more:
+                    assert answered(more) == ""
+                assert answered(again) == ""
+            served.wait_for("p", "listening", "too many look-ups")
+            go_on.set()
 
 
 class SwappedSocket(socket.socket):
