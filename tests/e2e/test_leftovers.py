@@ -19,7 +19,7 @@ pytestmark = pytest.mark.namespaces
 
 
 @pytest.fixture
-def made(lab_command: LabCommand, lab_file: Callable[..., Path], runtime_dir: Path) -> Iterator[list[Path]]:
+def made(lab_command: LabCommand, lab_file: Callable[..., Path], runtime_dir: Path) -> list[Path]:
     """A lab with ports of which each makes a file: their paths."""
     paths = [runtime_dir / name for name in ("s", "d", "v", "e")]
     s, d, v, e = paths
@@ -33,7 +33,7 @@ def made(lab_command: LabCommand, lab_file: Callable[..., Path], runtime_dir: Pa
     )
     lab_command.ok("up", "-q")
     assert all(path.exists() for path in paths)
-    yield paths
+    return paths
 
 
 def kill(pid: int) -> None:
