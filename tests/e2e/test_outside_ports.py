@@ -7,11 +7,14 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import LabCommand
+from vswitch.namespace import visiting
+from vswitch.ports.mcast import open_bus
 
 pytestmark = pytest.mark.namespaces
 
@@ -82,6 +85,39 @@ def test_address_in_use_is_named(lab_command: LabCommand, lab_file: Callable[...
         result = lab_command("up")
     assert result.returncode == 1
     assert f"network lan0, port t: listening on {address}: Address already in use".encode() in result.stderr
+
+
+@pytest.mark.root
+def test_a_bus_has_its_group_in_the_lab_and_another_outside(
+    lab_command: LabCommand, lab_file: Callable[..., Path]
+) -> None:
+    """A member in the lab's namespace, one in the host's, and a host behind a switch hear each other."""
+    lab_file(
+        'networks: {bus: {type: mcast, group: "239.7.7.1:7001", subnet: 10.0.0.0/24, ports: {out: {type: mcast, '
+        'group: "239.7.7.2:7002"}}}}\nnodes: {a: {kind: netns}}\nlinks: [[a:eth0, bus]]\n'
+    )
+    lab_command.ok("up", "-q")
+    (row,) = json.loads(lab_command.ok("ls", "-f", "json"))
+    with ExitStack() as stack:
+        namespace = stack.enter_context(Path(f"/proc/{row['pid']}/ns/net").open())
+        outside = bus_member(stack, "239.7.7.2", 7002)
+        with visiting(namespace.fileno()):
+            inside = bus_member(stack, "239.7.7.1", 7001)
+        for asking, listening in ((outside, inside), (inside, outside)):
+            asking[1].send(ARP_REQUEST)
+            while listening[0].recv(2000) != ARP_REQUEST:
+                pass
+            while (answer := asking[0].recv(2000)[20:32])[:2] != b"\0\2":
+                pass
+            assert socket.inet_ntoa(answer[8:]) == "10.0.0.1"
+
+
+def bus_member(stack: ExitStack, group: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """Join a bus on `lo`: a socket to receive from and one to send to it."""
+    receiving, sending = (stack.enter_context(socket.socket(fileno=fd)) for fd in open_bus(group, port, "127.0.0.1"))
+    for sock in (receiving, sending):
+        sock.settimeout(20)
+    return receiving, sending
 
 
 def up_with(lab_command: LabCommand, *fds: int, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[bytes]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from vswitch.errors import NodeError
-from vswitch.nodes.driver import Bus, ExecRequest, run_to_end
+from vswitch.nodes.driver import ExecRequest, run_to_end
 from vswitch.nodes.image import default_image
+from vswitch.ports.bus import Bus
 
 from .machines import Machine, bounded, nic, open_descriptors
 

@@ -16,7 +16,8 @@ import msgspec
 from ..errors import FabricError, LabError, MachineError, NodeError
 from ..fabric.client import FabricClient, FabricEvent
 from ..model.lab import Endpoint, Interface, Lab, Link, Node, PortSettings, SwitchSettings
-from ..nodes.driver import Bus, Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
+from ..nodes.driver import Driver, ExecRequest, NodeContext, NodeState, load_drivers, run_to_end
+from ..ports.bus import Bus, parse_group
 from ..ports.port import PortSpec
 from ..rundir import RunDir
 from . import plan
@@ -135,7 +136,10 @@ class Executor:
                     f"network {network.name}: a multicast bus needs the lab to have a network namespace of its own, "
                     "which this machine does not allow; use type: switch, or see: lab doctor"
                 )
-            self._buses[network.name] = Bus.numbered(self._new_number())
+            if network.group is None:
+                self._buses[network.name] = Bus.numbered(self._new_number())
+            else:
+                self._buses[network.name] = Bus(*parse_group(network.group))
         else:
             await self._fabric.add_network(network.name, network.type, network.settings)
         if network.ports and network.type == "mcast":

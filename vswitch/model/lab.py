@@ -120,10 +120,14 @@ class OutsidePort(Struct, frozen=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """One LAN. `ports` are the ports that face outside the lab, by name; links bring the others."""
+    """One LAN. `ports` are the ports that face outside the lab, by name; links bring the others.
+
+    `group` ("address:port") is a multicast bus's, None for one of the lab's choice.
+    """
 
     name: str
     type: NetworkType = "switch"
+    group: str | None = None
     subnets: tuple[str, ...] = ()
     settings: SwitchSettings = SwitchSettings()
     ports: dict[str, OutsidePort] = {}

@@ -59,6 +59,7 @@ def to_yaml(lab: Lab) -> str:
 def _network(network: Network) -> dict[str, Any]:
     return {
         "type": network.type,
+        **({"group": network.group} if network.group is not None else {}),
         **({"subnet": list(network.subnets)} if network.subnets else {}),
         **_switch(network),
         **(

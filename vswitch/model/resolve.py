@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import msgspec.inspect as mi
 
+from ..ports.bus import Bus, parse_group
 from ..ports.descriptors import MAX_OF_LAB, MAX_OF_PORT, replace_descriptors
 from ..ports.port import PortSpec
 from .addressing import Addressing, Member, Segment, as_list, read_subnets
@@ -85,6 +86,7 @@ class _Resolver:
         self._declared_nodes = self._keys("nodes")
         self._declared_networks = self._keys("networks")
         self._descriptors: dict[int, Path] = {}
+        self._groups: dict[tuple[str, int], Path] = {}
 
     def lab(self) -> Lab:
         """The lab."""
@@ -366,6 +368,7 @@ class _Resolver:
         network = Network(
             name=name,
             type=spec.type,
+            group=self._group(name, spec),
             # Mistakes in them have been reported where addresses were given out.
             subnets=tuple(str(subnet) for subnet, _ in read_subnets(spec.subnet, (), Problems(""))),
             settings=settings,
@@ -373,6 +376,26 @@ class _Resolver:
         )
         self._check_settings(network, ports)
         return network
+
+    def _group(self, network: str, spec: NetworkSpec) -> str | None:
+        """What a multicast bus is called, if the file says so."""
+        if spec.group is None:
+            return None
+        path: Path = ("networks", network, "group")
+        if spec.type != "mcast":
+            self._problems.error(path, f"is for a network of type mcast, but {network} is a {spec.type}", key=True)
+            return None
+        try:
+            group, port = parse_group(spec.group)
+        except ValueError as error:
+            self._problems.error(path, str(error))
+            return None
+        if Bus.is_numbered(group):
+            self._problems.error(path, f"{group} is one of those the lab gives buses without a group; take another")
+        first = self._groups.setdefault((group, port), path)
+        if first != path:
+            self._problems.error(path, f"{spec.group} is another bus already, in {self._problems.line(first)}")
+        return f"{group}:{port}"
 
     def _check_settings(self, network: Network, ports: dict[str, _Port]) -> None:
         path: Path = ("networks", network.name)

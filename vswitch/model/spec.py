@@ -171,9 +171,13 @@ class PortSettingsSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class NetworkSpec(SwitchSettingsSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One LAN. `ports` (name -> settings of a port type and of the switch's port) face outside the lab."""
+    """One LAN. `ports` (name -> settings of a port type and of the switch's port) face outside the lab.
+
+    `group` ("address:port") is what a multicast bus is called in the lab's namespace.
+    """
 
     type: NetworkType = "switch"
+    group: str | None = None
     subnet: str | Subnets | None = None
     ports: dict[Name, DriverSettings] = {}
 

@@ -27,9 +27,8 @@ from msgspec import Struct
 
 from ..errors import NodeError
 from ..model.lab import Interface, Lab, Node, Transport
+from ..ports.bus import Bus
 from ..ports.port import PortSpec
-
-_BUS_PORT = 5544
 
 
 class NodeState(Enum):
@@ -47,19 +46,6 @@ class FabricEnd(NamedTuple):
     port_type: str
     fds: tuple[int, ...]
     options: bytes = b""
-
-
-class Bus(NamedTuple):
-    """A UDP multicast bus in the lab's namespace: one datagram is one frame."""
-
-    group: str
-    port: int
-    localaddr: str = "127.0.0.1"
-
-    @classmethod
-    def numbered(cls, number: int) -> Bus:
-        """The bus with that number, from 0 to 65535, in its lab."""
-        return cls(f"230.0.{number >> 8}.{number & 255}", _BUS_PORT)
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):

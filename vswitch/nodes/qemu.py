@@ -26,9 +26,10 @@ from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import AgentError, MachineError, NodeError
 from ..model.lab import Interface, Node, Transport
 from ..model.problems import suggestion
+from ..ports.bus import Bus
 from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
-from .driver import Bus, Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
+from .driver import Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
 from .image import built_image, default_image
 from .process_output import LoggedOutput
 from .qemu_command import (

@@ -16,12 +16,13 @@ from pathlib import Path
 from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
+from ..ports.bus import Bus
 from ..ports.l2tpv3 import Header, open_l2tpv3
 from ..ports.mcast import open_bus
 from ..ports.packet import open_packet
 from ..ports.tap import open_tap
 from ..ports.vde_server import VdeCable
-from .driver import Bus, FabricEnd, NodeContext
+from .driver import FabricEnd, NodeContext
 from .qemu_command import escaped
 
 _L2TP_PORT = 1701

@@ -24,8 +24,9 @@ from msgspec import Struct
 from ..coordinator.supervise import Child, describe_exit, spawn_task
 from ..errors import AgentError, NodeError
 from ..model.lab import Interface, Node, Transport
+from ..ports.bus import Bus
 from .agent import AgentChannel, agent_program
-from .driver import Bus, Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
+from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
 from .image import built_image, default_image
 from .process_output import LoggedOutput
 from .qemu_guest import configuration_script

@@ -16,10 +16,11 @@ from typing import Literal
 from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
+from ..ports.bus import Bus
 from ..ports.l2tpv3 import Header, open_l2tpv3
 from ..ports.mcast import open_bus
 from ..ports.vde_server import VdeCable
-from .driver import Bus, FabricEnd, NodeContext
+from .driver import FabricEnd, NodeContext
 
 OLD_MTU = 1500
 """The most that the drivers of `mcast` and `vde` take; the others are vector drivers."""

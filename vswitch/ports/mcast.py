@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
-from ipaddress import IPv4Address
+from ipaddress import AddressValueError, IPv4Address
 from typing import Annotated
 
 from msgspec import Meta
 
 from ..errors import FabricError
-from .address import split_host_port
+from .bus import check_group, parse_group
 from .datagrams import adopt_socket, attach_owned, enlarge_buffers
 from .port import Attach, Descriptor, PortSpec, Status
 
@@ -61,11 +62,15 @@ class McastSpec(PortSpec, frozen=True, kw_only=True, tag="mcast"):
             return ["give group, or fd"]
         try:
             if self.group is not None:
-                _check_group(split_host_port(self.group)[0])
-            if IPv4Address(self.localaddr).is_unspecified:
-                return [f"localaddr {self.localaddr} is not an address of one interface"]
+                parse_group(self.group)
         except ValueError as error:
             return [str(error)]
+        try:
+            several = IPv4Address(self.localaddr).is_unspecified
+        except AddressValueError:
+            return [f"localaddr {self.localaddr} is not an IPv4 address"]
+        if several:
+            return [f"localaddr {self.localaddr} is not an address of one interface"]
         return []
 
     async def serve(self, attach: Attach, status: Status) -> None:
@@ -74,26 +79,30 @@ class McastSpec(PortSpec, frozen=True, kw_only=True, tag="mcast"):
             fds = list(self._adopt(self.fd))
         else:
             assert self.group is not None
-            fds = list(open_bus(*split_host_port(self.group), self.localaddr, self.ttl))
+            try:
+                fds = list(open_bus(*parse_group(self.group), self.localaddr, self.ttl))
+            except OSError as error:
+                raise FabricError(f"joining {self.group}: {self._why(error)}") from None
         status("joined")
         await attach_owned(attach, "mcast", fds)
+
+    def _why(self, error: OSError) -> str:
+        if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
+            return f"no interface of this machine has localaddr {self.localaddr}; see: ip -4 addr"
+        if error.errno == errno.EACCES:
+            return f"{error.strerror}: ports below 1024 are for root (net.ipv4.ip_unprivileged_port_start)"
+        return error.strerror or str(error)
 
     def _adopt(self, fd: int) -> tuple[int, int]:
         """Return the descriptors of a bus that `fd` has joined, which is taken over. Raises OSError, FabricError."""
         with adopt_socket(fd) as bus:
             if bus.family != socket.AF_INET or bus.type != socket.SOCK_DGRAM:
                 raise FabricError("fd is not a UDP socket of IPv4")
-            group, port = bus.getsockname() if self.group is None else split_host_port(self.group)
+            group, port = bus.getsockname() if self.group is None else parse_group(self.group)
             try:
-                _check_group(group)
+                check_group(group)
             except ValueError:
                 raise FabricError(f"fd is bound to {group}, which is no multicast group: say which by group") from None
             enlarge_buffers(bus)
             sender = _open_sender(group, port, self.localaddr, self.ttl)
             return bus.detach(), sender
-
-
-def _check_group(host: str) -> None:
-    """Raise ValueError if `host` is not a multicast group."""
-    if not IPv4Address(host).is_multicast:
-        raise ValueError(f"group {host} is not an IPv4 multicast address (224.0.0.0 to 239.255.255.255)")

@@ -15,7 +15,7 @@ from vswitch.model.spec import CommonSpec, GroupSpec, ImpairSpec, LabSpec, Netwo
 
 DOC = (Path(__file__).parents[3] / "docs" / "lab-file.md").read_text()
 BLOCKS = re.findall(r"```(yaml|)\n(.*?)```", DOC, re.DOTALL)
-EXAMPLE, NETWORKS, PORTS, LINKS = (text for language, text in BLOCKS if language == "yaml")
+EXAMPLE, NETWORKS, BUS, PORTS, LINKS = (text for language, text in BLOCKS if language == "yaml")
 
 
 def test_example_of_the_documentation_loads_without_a_warning() -> None:
@@ -27,6 +27,7 @@ def test_further_examples_load_into_it() -> None:
     nodes = "nodes: {vm1: {kind: qemu}, vm2: {kind: qemu}, h1: {kind: netns}}\n"
     lab = load("lab.yaml", text=nodes + NETWORKS, env={})
     assert lab.networks["lan0"].ports["tcp"].spec["type"] == "stream"
+    assert load("lab.yaml", text=nodes + BUS, env={}).networks["bus0"].group == "239.192.1.1:1102"
     lab = load("lab.yaml", text=nodes + "networks: {lan0: {subnet: 10.0.0.0/24}}\n" + LINKS, env={})
     assert lab.nodes["h1"].interfaces[0].addresses == ("10.0.0.99/24",)
     hosts = "nodes: {h1: {kind: netns}, h2: {kind: netns}, r1: {kind: netns}, bad: {kind: netns}}\n"

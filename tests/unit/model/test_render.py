@@ -162,6 +162,8 @@ def lab_files(draw: st.DrawFn) -> dict[str, Any]:
                 )
             )
             contents["networks"][name] |= switch
+        elif contents["networks"][name]["type"] == "mcast" and draw(st.booleans()):
+            contents["networks"][name]["group"] = f"239.1.1.{number}:7000"
     for name in nodes:
         node: dict[str, Any] = {
             "kind": draw(st.sampled_from(["host", "machine"])),
