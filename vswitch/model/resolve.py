@@ -86,6 +86,7 @@ class _Resolver:
         self._declared_nodes = self._keys("nodes")
         self._declared_networks = self._keys("networks")
         self._descriptors: dict[int, Path] = {}
+        self._exclusive: dict[str, Path] = {}
         self._groups: dict[tuple[str, int], Path] = {}
 
     def lab(self) -> Lab:
@@ -447,8 +448,16 @@ class _Resolver:
                 self._problems.error(path, what)
         fields = {key: value for key, value in msgspec.to_builtins(spec).items() if key in node.items}
         self._check_descriptors(types[tag], fields, path)
+        self._check_exclusive(spec, path)
         merged = merge_port(PortSettings(), settings, node.items)
         return OutsidePort(spec=fields, settings=merged, many_peers=spec.many_peers())
+
+    def _check_exclusive(self, spec: PortSpec, path: Path) -> None:
+        """Have what only one port can have in one place only."""
+        for key, what in spec.exclusive().items() if not spec.problems() else ():
+            first = self._exclusive.setdefault(what, (*path, key))
+            if first != (*path, key):
+                self._problems.error((*path, key), f"{what} is taken already, in {self._problems.line(first)}")
 
     def _check_descriptors(self, spec: type[PortSpec], fields: dict[str, Any], path: Path) -> None:
         """Bound the descriptors that a port names, and have each in one place only: whoever gets it owns it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -42,7 +44,8 @@ class ExternalSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
         """Report addresses that the transport has not, or cannot have."""
         fields = self.address
-        found: list[tuple[Path, str]] = []
+        what = f"{node.name} is external: whoever starts it runs its commands; leave this out, or write null here"
+        found: list[tuple[Path, str]] = [((key,), what) for key in ("exec", "healthcheck") if getattr(node, key)]
         used = {self.transport_of(interface) for interface in node.interfaces} or {self.transport}
         for key in fields:
             if not any(key in _KEYS[transport] for transport in used):
@@ -57,7 +60,18 @@ class ExternalSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if fields and not found:
             problems = port_spec(self.transport_of(node.interfaces[0]) if node.interfaces else self.transport, fields)
             found += [((next(iter(fields)),), problem) for problem in problems.problems()]
+        if fields and not found:
+            found += self._taken(node, lab)
         return found
+
+    def _taken(self, node: Node, lab: Lab) -> Iterator[tuple[Path, str]]:
+        """What another port has already, or the same of a node that comes before."""
+        owners: dict[str, str] = {}
+        for place, spec in outside_ports(lab).items():
+            for key, what in spec.exclusive().items():
+                if place == f"nodes.{node.name}" and what in owners:
+                    yield (key,), f"{what} is taken already, by {owners[what]}"
+                owners.setdefault(what, place)
 
     @property
     def address(self) -> dict[str, Any]:
@@ -69,6 +83,23 @@ class ExternalSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The interface's own transport, or the node's."""
         own = interface.transport
         return self.transport if own not in _KEYS else own
+
+
+def outside_ports(lab: Lab) -> dict[str, PortSpec]:
+    """The ports of `lab` whose addresses its file fixes, by where that is; external nodes' last."""
+    types = load_port_types()
+    found: dict[str, PortSpec] = {}
+    for network in lab.networks.values():
+        for name, port in network.ports.items():
+            with contextlib.suppress(KeyError, msgspec.ValidationError):  # a lab of another version's
+                found[f"networks.{network.name}.ports.{name}"] = msgspec.convert(port.spec, types[port.spec["type"]])
+    for node in lab.nodes.values():
+        if node.driver == "external":
+            with contextlib.suppress(LabError, msgspec.ValidationError):
+                external = msgspec.convert(node.settings, ExternalSpec)
+                for interface in node.interfaces if external.address else ():
+                    found[f"nodes.{node.name}"] = port_spec(external.transport_of(interface), external.address)
+    return found
 
 
 def port_spec(transport: ExternalTransport, address: dict[str, Any]) -> PortSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 
 _UNIX = "unix:"
 _ABSTRACT = "unix:@"
@@ -49,3 +50,22 @@ def check_address(text: str) -> None:
     """Raise ValueError, saying what is expected, if `text` is neither a unix socket's address nor a host and port."""
     if unix_path(text) is None:
         split_host_port(text)
+
+
+def own_address(text: str, protocol: str) -> str:
+    """Name, for people, what a socket bound to `text` has for itself: a file, an abstract name or a port."""
+    path = unix_path(text)
+    if path is None:
+        return f"{protocol} address {text}"
+    return text if path.startswith("\0") else f"file {os.path.normpath(path)}"
+
+
+def family_mistake(local: str, remote: str) -> str | None:
+    """What is wrong when one of two addresses, without ports, is of IPv4 and the other of IPv6; names may be both."""
+    try:
+        versions = ip_address(local).version, ip_address(remote).version
+    except ValueError:
+        return None
+    if versions[0] != versions[1]:
+        return f"local {local} is of IPv{versions[0]} and remote {remote} of IPv{versions[1]}"
+    return None

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ..errors import FabricError
-from .address import check_address, split_host_port, unix_address, unix_path
+from .address import check_address, family_mistake, own_address, split_host_port, unix_address, unix_path
 from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix, remove_dead
@@ -48,10 +48,17 @@ class DgramSpec(PortSpec, frozen=True, kw_only=True, tag="dgram"):
         if self.local == self.remote:
             return ["local and remote are the same"]
         if unix_path(self.remote) is None:
+            mistake = family_mistake(split_host_port(self.local)[0], split_host_port(self.remote)[0])
+            if mistake is not None:
+                return [mistake]
             with contextlib.suppress(ValueError):  # not a number: a name
                 if ip_address(split_host_port(self.remote)[0]).is_multicast:
                     return [f"remote {self.remote} is a multicast group: use type: mcast"]
         return []
+
+    def exclusive(self) -> dict[str, str]:
+        """Our own address."""
+        return {} if self.local is None else {"local": own_address(self.local, "UDP")}
 
     def remove_left(self) -> None:
         """Remove our own socket."""

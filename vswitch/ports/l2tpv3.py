@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from ..errors import FabricError
-from .address import split_host_port
+from .address import family_mistake, own_address, split_host_port
 from .datagrams import attach_owned, open_connected, resolve_pair
 from .port import Attach, PortSpec, Status
 
@@ -94,6 +94,9 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
                 self._split(address)
             except ValueError as error:
                 found.append(str(error))
+        if not found:
+            mistake = family_mistake(self._split(self.local)[0], self._split(self.remote)[0])
+            found += [] if mistake is None else [mistake]
         bits = 64 if self.cookie64 else 32
         for key, text in (("tx_cookie", self.tx_cookie), ("rx_cookie", self.rx_cookie)):
             try:
@@ -119,6 +122,10 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
         if not host or host.count(":") == 1 or any(mark in host for mark in "[]/ "):
             raise ValueError(f"{address!r}: with udp: false, write an address without a port")
         return host, 0
+
+    def exclusive(self) -> dict[str, str]:
+        """Our own address; of raw IP any number of sessions may have one."""
+        return {"local": own_address(self.local, "UDP")} if self.udp else {}
 
     def header(self) -> Header:
         """What this says about the header."""

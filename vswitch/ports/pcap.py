@@ -89,6 +89,12 @@ class PcapSpec(PortSpec, frozen=True, kw_only=True, tag="pcap"):
             found.append("read and write are the same file")
         return found
 
+    def exclusive(self) -> dict[str, str]:
+        """The file written, unless it is one that takes what many write."""
+        if self.write is None or self.write.startswith("/dev/"):
+            return {}
+        return {"write": f"file {os.path.normpath(self.write)}"}
+
     async def serve(self, attach: Attach, status: Status) -> None:
         """Play and write until all is played, if that is all, or for good. Raises FabricError."""
         played = await self._loaded(self.read) if self.read is not None else None

@@ -72,6 +72,10 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
         """Whether several peers may be attached at once, each as a port of its own."""
         return False
 
+    def exclusive(self) -> dict[str, str]:
+        """What of this machine no two ports can have at once, in words, by the key that names it."""
+        return {}
+
     def remove_left(self) -> None:
         """Remove the files a process leaves that was killed while it served this, unless somebody serves them again."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 from ..errors import FabricError
 from ..model.spec import Duration
 from .accept import accept
-from .address import check_address, split_host_port, unix_path
+from .address import check_address, own_address, split_host_port, unix_path
 from .backoff import LONGEST, Backoff
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix, remove_dead
@@ -67,6 +67,10 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
     def many_peers(self) -> bool:
         """A listening port serves many clients, unless it is told otherwise; of an `fd` one cannot know before."""
         return self.clients == "many" or (self.listen is not None and self.clients is None)
+
+    def exclusive(self) -> dict[str, str]:
+        """The address listened at."""
+        return {} if self.listen is None else {"listen": own_address(self.listen, "TCP")}
 
     def remove_left(self) -> None:
         """Remove the socket that was listened at."""

@@ -185,6 +185,10 @@ class TapSpec(PortSpec, frozen=True, kw_only=True, tag="tap"):
                 found.append(f"qemu-bridge-helper makes devices of its own choice; leave out: {given}")
         return found
 
+    def exclusive(self) -> dict[str, str]:
+        """The device, if it is named: a program has all its queues, or none."""
+        return {} if self.ifname is None else {"ifname": f"device {self.ifname}"}
+
     def _given(self, keys: tuple[str, ...]) -> str:
         """Those of `keys` that are not at their default."""
         default = type(self)()

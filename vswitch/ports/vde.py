@@ -47,6 +47,11 @@ class VdeSpec(PortSpec, frozen=True, kw_only=True, tag="vde"):
         problems = []
         if not given[0].startswith("/") or len(os.fsencode(given[0])) > MAX_DIRECTORY:
             problems.append(f"{given[0]!r}: write the absolute path of a directory, of at most {MAX_DIRECTORY} bytes")
+        if self.group is not None:
+            try:
+                _group_id(self.group)
+            except FabricError as error:
+                problems.append(f"group: {error}")
         if self.listen is not None and self.port is not None:
             problems.append("port: it is clients who ask for one; it goes with connect")
         return problems
@@ -54,6 +59,10 @@ class VdeSpec(PortSpec, frozen=True, kw_only=True, tag="vde"):
     def many_peers(self) -> bool:
         """A listening port serves many clients."""
         return self.listen is not None
+
+    def exclusive(self) -> dict[str, str]:
+        """The directory served."""
+        return {} if self.listen is None else {"listen": f"file {os.path.normpath(self.listen)}"}
 
     def remove_left(self) -> None:
         """Remove the directory that was served."""
