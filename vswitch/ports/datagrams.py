@@ -69,10 +69,10 @@ def _discard_waiting(sock: socket.socket) -> None:
             sock.recv(1)
 
 
-async def attach_owned(attach: Attach, port_type: str, fds: list[int], options: bytes = b"") -> None:
+async def attach_owned(attach: Attach, port_type: str, fds: list[int], options: bytes = b"", peer: str = "") -> None:
     """Attach `fds`, and close them if they are not wanted. Raises FabricError."""
     try:
-        await attach(port_type, fds, options=options)
+        await attach(port_type, fds, options=options, peer=peer)
     finally:
         for fd in fds:
             os.close(fd)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import FabricError
 from .address import check_address, family_mistake, own_address, split_host_port, unix_address, unix_path
 from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
+from .peer_name import peer_name
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix, remove_dead
 
@@ -100,7 +101,8 @@ async def _serve_udp(local: str, remote: str, attach: Attach, status: Status) ->
     except OSError as error:
         raise FabricError(f"from {local} to {remote}: {error.strerror}") from None
     status("open")
-    await attach_owned(attach, "dgram", [sock.detach()])
+    peer = peer_name(sock)
+    await attach_owned(attach, "dgram", [sock.detach()], peer=peer)
 
 
 async def _serve_unix(local: str, remote: str, attach: Attach, status: Status) -> None:
@@ -157,7 +159,7 @@ async def _attach_copy(sock: socket.socket, attach: Attach) -> None:
     except OSError:  # out of descriptors: as if the peer were not there
         await _pause(_LONGEST_DELAY)
         return
-    await attach_owned(attach, "dgram", fds)
+    await attach_owned(attach, "dgram", fds, peer=peer_name(sock))
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

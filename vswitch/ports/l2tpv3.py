@@ -152,7 +152,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
         except OSError as error:
             raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
         status("open")
-        await attach_owned(attach, "l2tpv3", [fd], options)
+        await attach_owned(attach, "l2tpv3", [fd], options, peer=self.remote)
 
 
 def _number(text: str | None) -> int | None:

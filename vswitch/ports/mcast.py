@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from ipaddress import AddressValueError, IPv4Address
@@ -13,6 +14,7 @@ from msgspec import Meta
 from ..errors import FabricError
 from .bus import check_group, parse_group
 from .datagrams import adopt_socket, attach_owned, enlarge_buffers
+from .peer_name import peer_name
 from .port import Attach, Descriptor, PortSpec, Status
 
 
@@ -84,7 +86,7 @@ class McastSpec(PortSpec, frozen=True, kw_only=True, tag="mcast"):
             except OSError as error:
                 raise FabricError(f"joining {self.group}: {self._why(error)}") from None
         status("joined")
-        await attach_owned(attach, "mcast", fds)
+        await attach_owned(attach, "mcast", fds, peer=_group_of(fds[1]))
 
     def _why(self, error: OSError) -> str:
         if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
@@ -106,3 +108,9 @@ class McastSpec(PortSpec, frozen=True, kw_only=True, tag="mcast"):
             enlarge_buffers(bus)
             sender = _open_sender(group, port, self.localaddr, self.ttl)
             return bus.detach(), sender
+
+
+def _group_of(fd: int) -> str:
+    """Where the sending socket `fd` of a bus sends to."""
+    with socket.socket(fileno=os.dup(fd)) as sender:
+        return peer_name(sender)

@@ -15,6 +15,7 @@ from ..model.spec import Duration
 from .accept import accept
 from .address import check_address, own_address, split_host_port, unix_path
 from .backoff import LONGEST, Backoff
+from .peer_name import peer_name
 from .port import Attach, Descriptor, PortSpec, Status
 from .unix_file import bound_unix, remove_dead
 
@@ -105,7 +106,8 @@ class StreamSpec(PortSpec, frozen=True, kw_only=True, tag="stream"):
                 raise FabricError("the fd is a socket that neither listens nor is connected") from None
             self._tune(sock)
             status("connected")
-            await attach("stream", [sock.detach()])
+            peer = peer_name(sock)
+            await attach("stream", [sock.detach()], peer=peer)
 
     async def _serve_clients(self, listener: socket.socket, attach: Attach, status: Status) -> None:
         listener.setblocking(False)
@@ -233,10 +235,11 @@ def _can_open() -> bool:
 
 
 async def _serve_client(client: socket.socket, attach: Attach, label: str) -> None:
+    peer = peer_name(client)
     fds = [client.detach()]
     try:
         with contextlib.suppress(FabricError):  # it was gone before it was taken in
-            await attach("stream", fds, label)
+            await attach("stream", fds, label, peer=peer)
     finally:
         for fd in fds:
             socket.close(fd)

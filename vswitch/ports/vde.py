@@ -15,6 +15,7 @@ from msgspec import Meta
 from ..errors import FabricError
 from .background import running
 from .backoff import Backoff
+from .peer_name import peer_name
 from .port import Attach, PortSpec, Status
 from .vde_client import plugged_in
 from .vde_directory import MAX_DIRECTORY, remove_dead_directory
@@ -89,8 +90,8 @@ def _group_id(name: str) -> int:
 
 
 async def _serve_clients(directory: str, mode: int, group: int | None, attach: Attach, status: Status) -> None:
-    async def plug(number: int, data: socket.socket) -> None:
-        await _attach(attach, data, f"#{number}")
+    async def plug(number: int, data: socket.socket, peer: str) -> None:
+        await _attach(attach, data, peer, f"#{number}")
 
     try:
         server = VdeServer(Path(directory), plug, lambda reason: status("listening", reason), mode=mode, group=group)
@@ -124,15 +125,15 @@ async def _stay_plugged(
 
 async def _plugged(attach: Attach, control: socket.socket, data: socket.socket) -> str:
     """Have the port exist until it ends or the switch goes; return why. Raises FabricError."""
-    async with running(_attach(attach, data)) as port, running(hang_up(control)) as gone:
+    async with running(_attach(attach, data, peer_name(control))) as port, running(hang_up(control)) as gone:
         await asyncio.wait({port, gone}, return_when=asyncio.FIRST_COMPLETED)
         return port.result() if port.done() else "the switch has gone"
 
 
-async def _attach(attach: Attach, data: socket.socket, label: str = "") -> str:
+async def _attach(attach: Attach, data: socket.socket, peer: str, label: str = "") -> str:
     fds = [data.detach()]
     try:
-        return await attach("dgram", fds, label)
+        return await attach("dgram", fds, label, peer=peer)
     finally:
         for fd in fds:
             with contextlib.suppress(OSError):

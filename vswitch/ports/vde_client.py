@@ -11,9 +11,10 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from .peer_name import peer_credentials
 from .unix_file import hand_over
 from .vde_request import ADDRESS_SIZE, VdeRequest, make_request, parse_address
-from .vde_server import open_data_socket, peer_uid
+from .vde_server import open_data_socket
 
 _PATIENCE = 10.0  # s for the switch's answer
 _TRIES = 16  # names tried in a directory
@@ -69,7 +70,7 @@ def _bound(
     path = _bind(data, directory)
     uid = -1
     if os.geteuid() == 0:  # a switch of another user could not write to what is root's
-        uid = peer_uid(control)
+        _, uid = peer_credentials(control)
     try:
         hand_over(path, mode=mode, uid=uid, gid=-1 if group is None else group)
         yield path

@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..errors import FabricError
 from .accept import accept
 from .background import running
 from .in_thread import Threads
+from .peer_name import peer_credentials, peer_name
 from .vde_directory import ControlDirectory
 from .vde_request import MAX_PORT, MAX_REQUEST, VdeRequest, make_address, parse_request
 
@@ -29,12 +29,11 @@ _PATIENCE = 5.0  # s for a request
 _ACCEPT_DELAY = 0.2  # s
 _LOOK_UPS = 16  # at a time
 _TELL_PAUSE = 1.0  # s
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 _BUFFER = 4 << 20  # bytes; the kernel gives what it allows
 
-Plug = Callable[[int, socket.socket], Coroutine[Any, Any, object]]
-"""Is given a port's number and its connected datagram socket, to detach, and returns when the port has ended; cancelled
-when the client has gone. Raises FabricError when there can be no such port."""
+Plug = Callable[[int, socket.socket, str], Coroutine[Any, Any, object]]
+"""Is given a port's number, its connected datagram socket, to detach, and who the client is. Returns when the port has
+ended; cancelled when the client has gone. Raises FabricError when there can be no such port."""
 
 
 class _Refused(Exception):
@@ -138,7 +137,7 @@ class VdeServer:
         self, number: int, request: VdeRequest, control: socket.socket
     ) -> AsyncIterator[tuple[socket.socket, Path]]:
         """The datagram socket of a port, connected to its client's, and its path."""
-        uid = peer_uid(control)
+        _, uid = peer_credentials(control)
         with open_data_socket() as data, self._directory.data_socket(data, number) as path:
             await self._connect(data, request.path, uid)
             try:
@@ -159,7 +158,10 @@ class VdeServer:
         self, number: int, data: socket.socket, path: Path, control: socket.socket, received: int
     ) -> None:
         """Have the port exist until it ends or its client goes."""
-        async with running(self._plug(number, data)) as plug, running(hang_up(control, received)) as gone:
+        async with (
+            running(self._plug(number, data, peer_name(control))) as plug,
+            running(hang_up(control, received)) as gone,
+        ):
             await asyncio.sleep(0)  # begun, it has failed or not
             if not plug.done():
                 await asyncio.get_running_loop().sock_sendall(control, make_address(str(path)))
@@ -194,12 +196,6 @@ async def hang_up(control: socket.socket, received: int = 0) -> None:
         if not piece:
             return
         received += len(piece)
-
-
-def peer_uid(control: socket.socket) -> int:
-    """The user id at the other end of a control stream."""
-    _, uid, _ = _CREDENTIALS.unpack(control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
 
 
 def connect_to_client(data: socket.socket, path: str, uid: int) -> None:
@@ -278,13 +274,14 @@ class VdeCable(VdeServer):
     async def _connected(
         self, number: int, request: VdeRequest, control: socket.socket
     ) -> AsyncIterator[tuple[socket.socket, Path]]:
-        await self._connect(self._data, request.path, peer_uid(control))
+        _, uid = peer_credentials(control)
+        await self._connect(self._data, request.path, uid)
         try:
             yield self._data, self._path
         finally:
             self._directory.remove_left(Path(request.path))
 
-    async def _stay(self, number: int, data: socket.socket) -> None:
+    async def _stay(self, number: int, data: socket.socket, peer: str) -> None:
         self.plugged.set()
         try:
             await asyncio.Event().wait()

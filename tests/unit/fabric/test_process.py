@@ -271,7 +271,8 @@ def test_outside_stream_port_serves_many_clients(tmp_path: Path) -> None:
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(str(path))
             clients.append(Peer(sock))
-            assert await within(fabric.events.get()) == FabricEvent("lan", f"uplink#{number}", "up", "")
+            us = f"pid {os.getpid()}, uid {os.getuid()}"
+            assert await within(fabric.events.get()) == FabricEvent("lan", f"uplink#{number}", "up", us)
         inside.send(frame(BROADCAST, mac(1)))
         assert [client.receive() for client in clients] == [frame(BROADCAST, mac(1))] * 2
         clients[0].close()

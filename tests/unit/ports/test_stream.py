@@ -187,7 +187,8 @@ def test_port_for_one_client_serves_one_after_the_other() -> None:
         spec = {"type": "stream", "listen": f"127.0.0.1:{port}", "clients": "one"}
         await fabric.client.add_outside_port("lan", "p", spec)
         first, second = (Peer(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
-        assert await within(fabric.events.get()) == FabricEvent("lan", "p", "up", "")
+        there = "{}:{}".format(*first.sock.getsockname())
+        assert await within(fabric.events.get()) == FabricEvent("lan", "p", "up", there)
         second.send(frame(BROADCAST, mac(2), b"second"))
         exchange(inside, first, (60, 1514))
         first.close()

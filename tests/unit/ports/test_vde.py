@@ -434,7 +434,7 @@ def test_what_was_put_in_place_of_roots_client_socket_keeps_its_owner(
 ) -> None:
     """Root gives its socket to the user of the switch."""
     monkeypatch.setattr(vde_client, "open_data_socket", lambda: SwappedSocket(socket.AF_UNIX, socket.SOCK_DGRAM))
-    monkeypatch.setattr(vde_client, "peer_uid", lambda control: 65534)
+    monkeypatch.setattr(vde_client, "peer_credentials", lambda control: (1, 65534))
     with (
         Served(lan, VdeSpec(listen=str(runtime_dir / "c"))),
         Served(lan, VdeSpec(connect=str(runtime_dir / "c"))) as us,
