@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -76,6 +77,43 @@ def test_lab_connects_to_a_peer_outside(lab_command: LabCommand, lab_file: Calla
             peer, _ = server.accept()
             with peer:
                 assert ask_for_a(peer) == "10.0.0.1"
+
+
+def test_ports_without_a_peer_are_told_of_and_peers_have_names(
+    lab_command: LabCommand, lab_file: Callable[..., Path], runtime_dir: Path
+) -> None:
+    """`lab up` does not hide what does not work yet; `lab stats` says who is there, and why somebody is not."""
+    path, away = runtime_dir / "p", runtime_dir / "away"
+    lab_file(
+        lab_text(
+            f"{{c: {{type: stream, connect: 'unix:{away}'}}, u: {{type: stream, listen: 'unix:{path}'}}, "
+            f"d: {{type: dgram, local: 'unix:{path}.d', remote: 'unix:{away}.d'}}}}"
+        )
+    )
+    out = lab_command.ok("up").splitlines()
+    reason = f"connecting to unix:{away}: No such file or directory"
+    assert out[-3:] == [
+        f"port lan0/c (stream) is connecting: {reason}",
+        f"port lan0/d (dgram) is connecting: connecting to unix:{away}.d: No such file or directory",
+        "port lan0/u (stream) is listening",
+    ]
+    with socket.socket(socket.AF_UNIX) as peer, socket.socket(socket.AF_UNIX) as server:
+        peer.connect(str(path))
+        assert ask_for_a(peer) == "10.0.0.1"
+        table = lab_command.ok("stats").splitlines()
+        assert table[0].split()[-2:] == ["DROPPED", "NOTE"]
+        notes = {line.split()[1]: line for line in table[1:]}
+        assert notes["c"].endswith(f"  {reason}")
+        assert notes["u#1"].endswith(f"  pid {os.getpid()}, uid {os.getuid()}")
+        assert notes["a:eth0"].endswith(" -")
+        server.bind(str(away))
+        server.listen()
+        server.settimeout(20)
+        accepted, _ = server.accept()
+        with accepted:
+            assert ask_for_a(accepted) == "10.0.0.1"
+            (row,) = (row for row in json.loads(lab_command.ok("stats", "-f", "json")) if row["port"] == "c")
+            assert (row["state"], row["peer"], row["reason"]) == ("up", f"unix:{away}", "")
 
 
 def test_address_in_use_is_named(lab_command: LabCommand, lab_file: Callable[..., Path]) -> None:

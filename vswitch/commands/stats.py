@@ -44,7 +44,8 @@ def command(names: tuple[str, ...], watch: str | None, lab: str | None, form: st
     lab stats -w                    frames/s and bit/s, every second
     lab stats -w 0.5 -f json        one JSON object per line every half second
 
-    "rx" is from the port's peer into the switch. JSON has all counters: unicast, multicast and broadcast apart.
+    "rx" is from the port's peer into the switch. A note says who that is, or why a port is not up, where known. JSON
+    has all counters: unicast, multicast and broadcast apart.
     """
     from ..coordinator.client import Client
     from ..errors import NoSuchLabError
@@ -122,8 +123,21 @@ def _drops(row: Row, *, terminal: bool) -> str:
 
 def _show_totals(rows: list[Row], form: str) -> None:
     if form == "table":
-        rows = [{**row, "dropped": _drops(row, terminal=sys.stdout.isatty())} for row in rows]
-    show(rows, ["network", "port", "state", *_TOTALS, "dropped"], form, empty="no ports", numbers=_TOTALS)
+        rows = [in_words(row, terminal=sys.stdout.isatty()) for row in rows]
+    names = columns(rows, _TOTALS) if form == "table" else ()
+    show(rows, names, form, empty="no ports", numbers=_TOTALS)
+
+
+def columns(rows: Iterable[Row], numbers: Sequence[str]) -> list[str]:
+    """The table's columns: notes only where there are any."""
+    notes = ["note"] if any(row["note"] for row in rows) else []
+    return ["network", "port", "type", "state", *numbers, "dropped", *notes]
+
+
+def in_words(row: Row, *, terminal: bool) -> Row:
+    """The row with what a table says in words: drops, and as a note who the peer is, or why there is none."""
+    note = row["peer"] if row["state"] == "up" else row["reason"]
+    return {**row, "dropped": _drops(row, terminal=terminal), "note": note}
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------
@@ -167,11 +181,8 @@ def _watch(client: Client, names: Sequence[str], interval: float, form: str) -> 
 
 def _table(rows: list[Row], *, width: int | None) -> str:
     """A table of rates; `width` is the terminal's, None elsewhere."""
-    cells = [
-        {**row, **{key: scaled(row[key]) for key in _RATES}, "dropped": _drops(row, terminal=width is not None)}
-        for row in rows
-    ]
-    return rows_as_text(cells, ["network", "port", "state", *_RATES, "dropped"], width=width, numbers=_RATES)
+    cells = [in_words(row, terminal=width is not None) | {key: scaled(row[key]) for key in _RATES} for row in rows]
+    return rows_as_text(cells, columns(cells, _RATES), width=width, numbers=_RATES)
 
 
 class _Lines:

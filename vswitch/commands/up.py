@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..rundir import Run, RunDir
 
 _INTERRUPTED = 130
+_MOST_WAITING = 10
+"""Ports without a peer that are named."""
 _DEADLY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -237,6 +239,19 @@ def _show_ready(client: Client, run: Run, seconds: float) -> None:
 
     show_nodes(client.status(), "table")
     click.echo(f"lab {run.name} is up: every node ready in {seconds:.1f} s")
+    _show_waiting(client)
+
+
+def _show_waiting(client: Client) -> None:
+    """Name the ports that have no peer yet, or never will: the lab is up without them."""
+    from ..coordinator import protocol
+
+    waiting = [row for row in client.table(protocol.Stats()) if row["state"] != "up" and row["type"] != "ring"]
+    for row in waiting[:_MOST_WAITING]:
+        why = f": {row['reason']}" if row["reason"] else ""
+        click.echo(f"port {row['network']}/{row['port']} ({row['type']}) is {row['state']}{why}")
+    if len(waiting) > _MOST_WAITING:
+        click.echo(f"{len(waiting) - _MOST_WAITING} more ports are not up; see: lab stats")
 
 
 def _follow(client: Client) -> None:

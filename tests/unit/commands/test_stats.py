@@ -14,7 +14,8 @@ from vswitch.commands.listing import rows_as_text, scaled
 
 def row(network: str, port: str, frames: int = 0, **more: Any) -> dict[str, Any]:
     counters = {"rx_frames": frames, "rx_bytes": frames * 60, "tx_frames": 0, "tx_bytes": 0, "drops": {}}
-    return {"network": network, "port": port, "state": "up", **counters, **more}
+    words = {"network": network, "port": port, "type": "stream", "state": "up", "peer": "", "reason": ""}
+    return {**words, **counters, **more}
 
 
 def test_rates_are_what_was_added_by_the_second() -> None:
@@ -54,14 +55,15 @@ def test_scaled_number_is_short_and_near(number: float) -> None:
     assert value == pytest.approx(number, rel=0.06, abs=0.6)
 
 
-def test_totals_fit_a_terminal_of_80_columns_with_no_number_broken() -> None:
+@pytest.mark.parametrize("note", ["", "192.0.2.255:65535", "connecting to 192.0.2.255:65535: Connection refused"])
+def test_totals_fit_a_terminal_of_80_columns_with_no_number_broken(note: str) -> None:
     """Counters as large as they get, names longer than usual, several reasons for drops."""
-    names = {"network": "distribution-lan", "port": "router-north:eth0", "state": "listening"}
+    names = {"network": "distribution-lan", "port": "router-north:eth0", "type": "raw-pipe", "state": "listening"}
     numbers = {key: scaled(123_456_789_012_345) for key in stats._TOTALS}
     drops = {"drops": {"nowhere": 12345, "overflow": 999999999999, "mac_limit": 3, "runt": 0}}
     dropped = {"dropped": stats._drops(drops, terminal=True)}
-    columns = ["network", "port", "state", *stats._TOTALS, "dropped"]
-    text = rows_as_text([{**names, **numbers, **dropped}], columns, width=80, numbers=stats._TOTALS)
+    rows = [{**names, **numbers, **dropped, "note": note}]
+    text = rows_as_text(rows, stats.columns(rows, stats._TOTALS), width=80, numbers=stats._TOTALS)
     plain = "".join(text.split("\x1b[0m")).replace("\x1b[1m", "")
     assert max(map(len, plain.splitlines())) <= 80
     assert plain.count("123.5T") == 4
@@ -69,6 +71,16 @@ def test_totals_fit_a_terminal_of_80_columns_with_no_number_broken() -> None:
     assert "runt" not in plain
     for part in ("nowhere=12345", "overflow=999999999999", "mac_limit=3"):
         assert part in plain
+
+
+def test_note_says_who_is_there_or_why_nobody_is() -> None:
+    """A network whose ports are all up and are those of nodes has a table as narrow as can be."""
+    plain, peer = row("lan0", "a"), row("lan0", "b", peer="pid 1")
+    waits, full = row("lan0", "c", state="connecting", reason="nobody there"), row("lan0", "d", reason="stale")
+    told = [stats.in_words(each, terminal=False) for each in (plain, peer, waits, full)]
+    assert [each["note"] for each in told] == ["", "pid 1", "nobody there", ""]
+    assert stats.columns(told[:1], ["rx"]) == ["network", "port", "type", "state", "rx", "dropped"]
+    assert stats.columns(told, ["rx"]) == ["network", "port", "type", "state", "rx", "dropped", "note"]
 
 
 def test_table_for_a_file_has_one_line_per_row_and_whole_numbers() -> None:
