@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import LabCommand
+from vswitch.model import load
 
 ROOT = Path(__file__).parents[2]
 DUO = """\
@@ -71,3 +74,31 @@ def test_examples_of_emulated_nodes_load(
     assert whole
     for number, text in enumerate(whole):
         lab_command.ok("validate", str(lab_file(text, f"example{number}.yaml")))
+
+
+@pytest.mark.parametrize("document", ["ports", "external", "uml", "qemu"])
+def test_examples_of_ports_and_machines_load(document: str, lab_file: Callable[..., Path]) -> None:
+    """Those of ports stand in a network, those of nodes have the networks of their links, and files they name exist."""
+    for name in ("attack.pcapng", "lab0-up", "lab0-down"):
+        lab_file("", name)
+    examples = blocks(f"docs/{document}.md", "yaml")
+    assert examples
+    for text in examples:
+        if text.startswith("ports:"):
+            text = "networks:\n  lan0:\n" + textwrap.indent(text, "    ") + "nodes: {a: {kind: netns}}\n"
+        load(str(lab_file(text)), env={})
+
+
+@pytest.mark.namespaces
+def test_example_of_descriptors_brings_a_lab_up(lab_command: LabCommand) -> None:
+    (example,) = blocks("docs/ports.md", "python")
+    path = f"{Path(sys.executable).parent}:{lab_command.environment['PATH']}"
+    subprocess.run(
+        [sys.executable, "-c", example],
+        env={**lab_command.environment, "PATH": path},
+        cwd=lab_command.cwd,
+        timeout=60,
+        check=True,
+    )
+    (row,) = [row for row in json.loads(lab_command.ok("stats", "-f", "json")) if row["port"] == "mine"]
+    assert row["type"] == "stream"

@@ -75,4 +75,7 @@ def _summary(lab: Lab) -> str:
         "link": len(lab.links),
         "check": len(lab.checks),
     }
+    outside = sum(len(network.ports) for network in lab.networks.values())
+    if outside:
+        numbers["outside port"] = outside
     return ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers.items())

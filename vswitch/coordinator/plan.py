@@ -39,7 +39,9 @@ class AddNetwork(Action, frozen=True):
     network: Network
 
     def __str__(self) -> str:
-        return f"add network {self.network.name} ({self.network.type})"
+        ports = [f"{name} ({port.spec['type']})" for name, port in self.network.ports.items()]
+        outside = f", with outside ports: {', '.join(ports)}" if ports else ""
+        return f"add network {self.network.name} ({self.network.type}){outside}"
 
 
 class ConfigureNetwork(Action, frozen=True):

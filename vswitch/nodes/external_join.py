@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -38,18 +41,19 @@ def join_words(spec: PortSpec, interface: Interface, number: int) -> dict[str, s
 def _stream(spec: StreamSpec, interface: Interface, number: int) -> dict[str, str]:
     assert spec.listen is not None
     return {
-        "qemu": f"stream,server=off,{_qemu_address('addr', spec.listen)}",
-        "lab": _port("stream", connect=spec.listen),
+        "qemu": f"stream,server=off,{_qemu_address('addr', _reachable(spec.listen))}",
+        "lab": _port("stream", connect=_reachable(spec.listen)),
     }
 
 
 def _dgram(spec: DgramSpec, interface: Interface, number: int) -> dict[str, str]:
     assert spec.local is not None
     assert spec.remote is not None
+    ours = _reachable(spec.local)
     # The peer's addresses are ours, reversed.
     return {
-        "qemu": f"dgram,{_qemu_address('local', spec.remote)},{_qemu_address('remote', spec.local)}",
-        "lab": _port("dgram", local=spec.remote, remote=spec.local),
+        "qemu": f"dgram,{_qemu_address('local', spec.remote)},{_qemu_address('remote', ours)}",
+        "lab": _port("dgram", local=spec.remote, remote=ours),
     }
 
 
@@ -72,16 +76,16 @@ def _vde(spec: VdeSpec, interface: Interface, number: int) -> dict[str, str]:
 
 
 def _l2tpv3(spec: L2tpv3Spec, interface: Interface, number: int) -> dict[str, str]:
-    ours, our_port = split_host_port(spec.local)
+    ours, our_port = split_host_port(_reachable(spec.local))
     theirs, their_port = split_host_port(spec.remote)
     session = spec.tx_session
     between = f"src={theirs},dst={ours},srcport={their_port},dstport={our_port}"
-    six = ":" in ours
+    six = ":" in spec.local.rpartition(":")[0]
     return {
         "qemu": f"l2tpv3,{between},udp=on,{'ipv6=on,' if six else ''}txsession={session},rxsession={session}",
         "uml": f"vec{number}:transport=l2tpv3,{between},udp=1,{'v6=1,' if six else ''}"
         f"tx_session={session},rx_session={session},mac={interface.mac}",
-        "lab": _port("l2tpv3", local=spec.remote, remote=spec.local, tx_session=session),
+        "lab": _port("l2tpv3", local=spec.remote, remote=_reachable(spec.local), tx_session=session),
     }
 
 
@@ -97,6 +101,17 @@ _WORDS: dict[type[PortSpec], Callable[[Any, Interface, int], dict[str, str]]] = 
 def _port(port_type: str, **fields: object) -> str:
     """A port as it stands in a lab file; JSON is YAML."""
     return msgspec.json.encode({"type": port_type, **fields}).decode().replace('":', '": ').replace(',"', ', "')
+
+
+def _reachable(address: str) -> str:
+    """An address that others can use for ours: where we are at all of this machine's, it has the machine's name."""
+    if unix_path(address) is not None:
+        return address
+    host, port = split_host_port(address)
+    with contextlib.suppress(ValueError):  # a name
+        if ip_address(host).is_unspecified:
+            return f"{socket.gethostname()}:{port}"
+    return address
 
 
 def _qemu_address(name: str, address: str) -> str:

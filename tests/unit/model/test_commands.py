@@ -45,6 +45,12 @@ def test_validate_of_a_good_file_counts_what_is_in_it_and_shows_warnings() -> No
     assert result.stderr == f"warning: {WARNING}\n"
 
 
+def test_outside_ports_are_counted_and_planned(directory: Path) -> None:
+    (directory / "lab.yaml").write_text(GOOD.replace("spare: {}", "spare: {ports: {t: {type: tap}, u: {type: tap}}}"))
+    assert run("validate").stdout == "ok: 2 nodes, 2 networks, 2 links, 0 checks, 2 outside ports\n"
+    assert "add network spare (switch), with outside ports: t (tap), u (tap)\n" in run("up", "--dry-run").stdout
+
+
 def test_validate_of_a_bad_file_reports_every_mistake_and_fails(directory: Path) -> None:
     (directory / "lab.yaml").write_text(BAD)
     result = run("validate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 
 import pytest
 
@@ -72,3 +73,23 @@ def test_words_for_vde_survive_a_shell() -> None:
     words = join_words(port_spec("vde", {"listen": "/v w"}), NIC, 3)
     assert shlex.split(words["vde"]) == ["vde_plug", "/v w"]
     assert shlex.split(words["uml"]) == ["eth3=vde,/v w,52:54:00:00:00:01"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "address"),
+    [
+        ("stream", {"listen": "0.0.0.0:7001"}),
+        ("dgram", {"local": "[::]:7001", "remote": "[::1]:7002"}),
+        ("l2tpv3", {"local": "0.0.0.0:7001", "remote": "10.0.0.2:7002"}),
+    ],
+)
+def test_a_port_at_all_addresses_is_joined_by_the_name_of_the_machine(
+    transport: ExternalTransport, address: dict[str, object]
+) -> None:
+    words = join_words(port_spec(transport, address), NIC, 0)
+    for program, text in words.items():
+        assert socket.gethostname() in text, program
+        assert "0.0.0.0" not in text
+        assert "::]" not in text
+    if "[::]:7001" in address.values():
+        assert "remote.port=7001" in words["qemu"]
