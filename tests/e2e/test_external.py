@@ -187,6 +187,7 @@ def test_exec_and_console_say_that_it_is_elsewhere(lab: LabCommand) -> None:
             said = process.stderr.read().decode()
         assert "node stream is external: its console and commands are with whoever starts it" in said
         assert "see: lab inspect stream" in said
+        assert "attached" not in said
 
 
 def test_carrier_of_the_other_end_comes_and_goes_with_the_peer(lab: LabCommand) -> None:

@@ -75,7 +75,12 @@ def test_machine_answers_exec_console_and_logs_and_its_death_is_seen(duo: LabCom
     assert duo("exec", "vm1", "--", "no-such-program").returncode == 127
 
     console = subprocess.Popen(
-        duo.argv("console", "vm1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=duo.environment, cwd=duo.cwd
+        duo.argv("console", "vm1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=duo.environment,
+        cwd=duo.cwd,
     )
     assert console.stdin is not None
     assert console.stdout is not None
@@ -88,8 +93,9 @@ def test_machine_answers_exec_console_and_logs_and_its_death_is_seen(duo: LabCom
         seen += piece
     console.stdin.write(b"\x1d")
     console.stdin.flush()
-    console.communicate(timeout=20)
+    _, said = console.communicate(timeout=20)
     assert console.returncode == 0
+    assert said == b"attached to vm1's console; Ctrl-] leaves it\n"
     assert "answer 42" in duo.ok("logs", "vm1")
 
     rows = ps(duo)

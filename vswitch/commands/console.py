@@ -31,5 +31,5 @@ def command(lab: str | None, node: str) -> None:
             environment = terminal_environment() if size else {}
             request: protocol.Operation = protocol.Exec(node, shell, environment, None, size)
             sys.exit(join(client, request, raw=size is not None))
-        click.echo(f"attached to {node}'s console; Ctrl-] leaves it", err=True)
-        sys.exit(join(client, protocol.Console(node), raw=True, detachable=True))
+        greeting = f"attached to {node}'s console; Ctrl-] leaves it"
+        sys.exit(join(client, protocol.Console(node), raw=True, detachable=True, greeting=greeting))

@@ -39,15 +39,18 @@ def terminal_environment() -> dict[str, str]:
     return {"TERM": os.environ.get("TERM", "dumb")}
 
 
-def join(client: Client, operation: protocol.Operation, *, raw: bool, detachable: bool = False) -> int:
+def join(
+    client: Client, operation: protocol.Operation, *, raw: bool, detachable: bool = False, greeting: str = ""
+) -> int:
     """Open a stream with `operation`, carry input and output until it ends, return the exit code.
 
     With `raw` the terminal passes every key on; otherwise Ctrl-C is sent as a signal (a second one gives up).
-    With `detachable`, Ctrl-] ends the stream from this side. Raises LabError when the stream cannot be opened.
+    With `detachable`, Ctrl-] ends the stream from this side. `greeting` is said once it is open. Raises LabError when
+    it cannot be opened.
     """
     number = client.send(operation)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    session = _Session(client, number, detachable)
+    session = _Session(client, number, detachable, greeting)
     with _signals(wake_write, raw), _raw_terminal(raw):
         try:
             return session.run(wake_read)
@@ -57,10 +60,11 @@ def join(client: Client, operation: protocol.Operation, *, raw: bool, detachable
 
 
 class _Session:
-    def __init__(self, client: Client, number: int, detachable: bool) -> None:
+    def __init__(self, client: Client, number: int, detachable: bool, greeting: str) -> None:
         self._client = client
         self._number = number
         self._detachable = detachable
+        self._greeting = greeting
         self._credit = protocol.WINDOW
         self._input_open = True
         self._interrupts = 0
@@ -109,6 +113,9 @@ class _Session:
             except ProtocolError as error:
                 raise LabError(str(error)) from None
             match reply.answer:
+                case protocol.Started():
+                    if self._greeting:
+                        click.echo(self._greeting + ("\r" if sys.stdin.isatty() else ""), err=True)
                 case protocol.Output(stream, data):
                     self._print(1 if stream == "stdout" else 2, data)
                     self._send(protocol.Ack(protocol.cost(data)))
