@@ -25,6 +25,8 @@ from .backoff import Backoff
 from .port import Attach, PortSpec, Status
 
 _GRACE = 2.0  # s between the end of the command and that of its output, whichever comes first
+_LONGEST_DELAY = 30.0  # s
+_SETTLED = 0.5  # s after which a command that neither says anything nor ends counts as one that works
 _ENGINE_TYPES = {"qemu": "stream", "vde": "vdestream"}
 _SOCKET_TYPES = {"stream": socket.SOCK_STREAM, "vdestream": socket.SOCK_SEQPACKET}
 """What a vde_plug reads at a time must not end within a length, or it loses frames: it gets a frame at a time."""
@@ -56,7 +58,7 @@ class RawPipeSpec(PortSpec, frozen=True, kw_only=True, tag="raw-pipe"):
         if shutil.which(argv[0]) is None:
             raise FabricError(f"there is no program {argv[0]} to run")
         loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        backoff = Backoff(longest=_LONGEST_DELAY)
         status("starting")
         while True:
             begun = loop.time()
@@ -77,7 +79,10 @@ async def _run(argv: Sequence[str], engine_type: str, attach: Attach) -> tuple[i
     with ours, theirs:
         async with _started(argv, theirs) as (child, errors):
             theirs.close()
-            async with running(_attach(attach, engine_type, ours)) as port, running(child.wait()) as ended:
+            async with (
+                running(_attach(attach, engine_type, ours, f"pid {child.pid}")) as port,
+                running(child.wait()) as ended,
+            ):
                 await asyncio.wait({port, ended}, return_when=asyncio.FIRST_COMPLETED)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_GRACE):  # one follows the other
@@ -123,10 +128,30 @@ async def _started(argv: Sequence[str], pipe: socket.socket) -> AsyncIterator[tu
         errors.close()
 
 
-async def _attach(attach: Attach, engine_type: str, sock: socket.socket) -> None:
+async def _attach(attach: Attach, engine_type: str, sock: socket.socket, peer: str) -> None:
+    if not await _works(sock):  # no port is up for a moment each time a command is tried that cannot work
+        return
     fds = [sock.detach()]
     try:
-        await attach(engine_type, fds)
+        await attach(engine_type, fds, peer=peer)
     finally:
         for fd in fds:
             os.close(fd)
+
+
+async def _works(sock: socket.socket) -> bool:
+    """Return once the command at the other end has said something, or has run for a while; False if it ends before."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        async with asyncio.timeout(_SETTLED):
+            await readable.wait()
+    except TimeoutError:
+        return True
+    finally:
+        loop.remove_reader(sock)
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except OSError:  # it has ended, as when there is nothing to read
+        return False

@@ -183,11 +183,22 @@ def say_hello_until_heard(outer: Peer, inner: Peer) -> None:
     eventually(heard)
 
 
-def test_a_command_that_ends_says_why_and_is_started_again(lan: Lan) -> None:
-    with Served(lan, RawPipeSpec(command="echo first >&2; echo 'no such host' >&2; exit 3")) as served:
+def test_a_command_that_ends_says_why_once_and_is_started_again(lan: Lan, tmp_path: Path) -> None:
+    """It never was up, and the same failure again is no news."""
+    tries = tmp_path / "tries"
+    command = f"echo >>{tries}; echo first >&2; echo 'no such host' >&2; exit 3"
+    with Served(lan, RawPipeSpec(command=command)) as served:
         served.wait_for("p", "restarting", "exit code 3: no such host")
-        seen = served.wait_for("p", "up", after=served.wait_for("p", "up"))
-        assert seen > 1
+        eventually(lambda: tries.stat().st_size > 3)
+        assert served.events == [("p", "restarting", "exit code 3: no such host")]
+
+
+def test_a_command_that_worked_before_it_ended_was_up(lan: Lan) -> None:
+    """Also one that has not said anything: vde_plug has nothing to say before others have."""
+    with Served(lan, RawPipeSpec(command="sleep 0.7; exit 3")) as served:
+        served.wait_for("p", "restarting", "exit code 3")
+        assert [state for _, state, _ in served.events][:3] == ["up", "closed", "restarting"]
+        assert served.events[0][2].startswith("pid ")
 
 
 def test_a_command_that_may_not_restart_ends_its_port(lan: Lan) -> None:
