@@ -76,6 +76,8 @@ def _vde(spec: VdeSpec, interface: Interface, number: int) -> dict[str, str]:
 
 
 def _l2tpv3(spec: L2tpv3Spec, interface: Interface, number: int) -> dict[str, str]:
+    assert spec.local is not None
+    assert spec.remote is not None
     ours, our_port = split_host_port(_reachable(spec.local))
     theirs, their_port = split_host_port(spec.remote)
     session = spec.tx_session

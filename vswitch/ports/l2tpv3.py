@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from ..errors import FabricError
 from .address import family_mistake, own_address, split_host_port
-from .datagrams import attach_owned, open_connected, resolve_pair
-from .port import Attach, PortSpec, Status
+from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
+from .port import Attach, Descriptor, PortSpec, Status
 
 _IP_PROTOCOL = 115
 _MAX_OFFSET = 256
@@ -69,13 +69,16 @@ def open_l2tpv3(
 class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
     """A session between `local` and `remote`, each "host:port" or "[v6]:port", or, with `udp: false`, an address alone.
 
+    `fd` is a socket that is connected so already, instead of both.
+
     The session's number is `tx_session` in what we send and `rx_session` (the same) in what we take. `tx_cookie` and
     `rx_cookie` are 32 bits, with `cookie64` 64. With `counter` there is one before each frame, with `pincounter` it
     stays 0. `offset` bytes of padding come last. Both sides have to agree on all this.
     """
 
-    local: str
-    remote: str
+    local: str | None = None
+    remote: str | None = None
+    fd: Descriptor | None = None
     tx_session: Session
     rx_session: Session | None = None
     udp: bool = True
@@ -88,15 +91,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
 
     def problems(self) -> list[str]:
         """Check the addresses, and what of the header does not go together."""
-        found = []
-        for address in (self.local, self.remote):
-            try:
-                self._split(address)
-            except ValueError as error:
-                found.append(str(error))
-        if not found:
-            mistake = family_mistake(self._split(self.local)[0], self._split(self.remote)[0])
-            found += [] if mistake is None else [mistake]
+        found = self._address_problems()
         bits = 64 if self.cookie64 else 32
         for key, text in (("tx_cookie", self.tx_cookie), ("rx_cookie", self.rx_cookie)):
             try:
@@ -114,6 +109,18 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
             found.append("pincounter needs counter: without, there is none that could stay 0")
         return found
 
+    def _address_problems(self) -> list[str]:
+        if self.fd is not None:
+            ours = self.local is not None or self.remote is not None or not self.udp
+            return ["a socket given by descriptor has its addresses; leave out local, remote and udp"] if ours else []
+        if self.local is None or self.remote is None:
+            return ["give both local and remote, or fd"]
+        try:
+            mistake = family_mistake(self._split(self.local)[0], self._split(self.remote)[0])
+        except ValueError as error:
+            return [str(error)]
+        return [] if mistake is None else [mistake]
+
     def _split(self, address: str) -> tuple[str, int]:
         """Return host and port, 0 where there is none. Raises ValueError."""
         if self.udp:
@@ -125,7 +132,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
 
     def exclusive(self) -> dict[str, str]:
         """Our own address; of raw IP any number of sessions may have one."""
-        return {"local": own_address(self.local, "UDP")} if self.udp else {}
+        return {"local": own_address(self.local, "UDP")} if self.udp and self.local is not None else {}
 
     def header(self) -> Header:
         """What this says about the header."""
@@ -142,6 +149,13 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
 
     async def serve(self, attach: Attach, status: Status) -> None:
         """Open the socket. Raises FabricError."""
+        if self.fd is not None:
+            fd = _given_socket(self.fd)
+            status("open")
+            await attach_owned(attach, "l2tpv3", [fd], self.header().pack())
+            return
+        assert self.local is not None
+        assert self.remote is not None
         try:
             _, here, there = await resolve_pair(self._split(self.local), self._split(self.remote))
             fd, options = open_l2tpv3(here, there, self.header(), udp=self.udp)
@@ -153,6 +167,23 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
             raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
         status("open")
         await attach_owned(attach, "l2tpv3", [fd], options, peer=self.remote)
+
+
+def _given_socket(fd: int) -> int:
+    """`fd`, which is taken over, made ready. Raises FabricError unless it is a socket such as open_l2tpv3() makes."""
+    with adopt_socket(fd) as sock:
+        ip = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if not ip or (sock.type, sock.proto) not in (
+            (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+            (socket.SOCK_RAW, _IP_PROTOCOL),
+        ):
+            raise FabricError(f"fd is neither a UDP socket nor a raw one of IP protocol {_IP_PROTOCOL}")
+        try:
+            sock.getpeername()
+        except OSError:
+            raise FabricError("fd is a socket that is not connected: anybody could send to it") from None
+        enlarge_buffers(sock)
+        return sock.detach()
 
 
 def _number(text: str | None) -> int | None:

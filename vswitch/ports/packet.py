@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..errors import FabricError
-from .datagrams import enlarge_buffers
+from .datagrams import adopt_socket, enlarge_buffers
 from .netdevice import DeviceName, device_index, wait_for_device
 from .port import Attach, Descriptor, PortSpec, Status
 from .tap import MAX_QUEUES, close_all
@@ -177,7 +177,7 @@ def _check_ethernet(fds: list[int]) -> str:
     """Raise FabricError unless these are raw sockets on one Ethernet device; return its name."""
     names = set()
     for fd in fds:
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with adopt_socket(os.dup(fd)) as sock:
             if sock.family != socket.AF_PACKET or sock.type != socket.SOCK_RAW:
                 raise FabricError("the descriptor given is not a raw AF_PACKET socket")
             ifname, _, _, hardware, _ = sock.getsockname()

@@ -63,7 +63,8 @@ def hand_over(path: Path, *, mode: int | None = None, uid: int = -1, gid: int = 
 
 
 def is_dead(path: Path, kind: socket.SocketKind) -> bool:
-    """Whether nobody has the socket at `path` open any more. Raises FileNotFoundError when there is none.
+    """Whether nobody has the socket at `path` open any more. Raises FileNotFoundError when there is none,
+    PermissionError when it is not for us to know.
 
     Who has it is asked as a client only where the kernel's list does not say: it may be a server for one.
     """
@@ -74,7 +75,7 @@ def is_dead(path: Path, kind: socket.SocketKind) -> bool:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
         except OSError:  # its backlog is full; it has a peer, or is of another kind: somebody is there
             return False

@@ -159,6 +159,6 @@ def _sweep(path: Path) -> bool:
 
 
 def _remove_dead_socket(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, PermissionError):
         if is_dead(path, socket.SOCK_DGRAM):
             path.unlink()

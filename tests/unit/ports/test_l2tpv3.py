@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import Any
@@ -40,6 +41,9 @@ def spec(**settings: Any) -> L2tpv3Spec:
         ({"tx_cookie": "0xFFFFFFFF", "rx_cookie": "0"}, None),
         ({"rx_cookie": "18446744073709551615", "cookie64": True}, None),
         ({"counter": True, "pincounter": True, "offset": 256}, None),
+        ({"local": None, "remote": None, "fd": 5}, None),
+        ({"remote": None}, "give both local and remote, or fd"),
+        ({"fd": 5}, "leave out local, remote and udp"),
         ({"local": "127.0.0.1"}, "is not an address"),
         ({"udp": False, "local": "127.0.0.1", "remote": "127.0.0.1:5"}, "without a port"),
         ({"tx_cookie": "0x100000000"}, "tx_cookie has more than 32 bits; see cookie64"),
@@ -294,3 +298,36 @@ def test_options_that_python_would_not_pack_are_refused(lan: Lan) -> None:
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with b, pytest.raises(OSError, match="family"):
         lan.engine.add_port(lan.switch, "l2tpv3", [a.detach()], good, **port_settings())
+
+
+@pytest.mark.parametrize("side", ["udp", pytest.param("raw", marks=pytest.mark.root)])
+def test_l2tpv3_port_takes_a_connected_socket(lan: Lan, side: str) -> None:
+    """By its descriptor: frames pass both ways to a port that has opened its own."""
+    a, b = ((f"127.0.0.{n}", free_udp_port() if side == "udp" else 0) for n in (1, 2))
+    given, _ = open_l2tpv3(a, b, Header(5, 5), udp=side == "udp")
+    there: dict[str, Any] = {"remote": ":".join(map(str, a)), "local": ":".join(map(str, b))}
+    if side == "raw":
+        there = {"remote": a[0], "local": b[0], "udp": False}
+    with (
+        Lan() as right,
+        Serving(lan, L2tpv3Spec(fd=given, tx_session=5)) as one,
+        Serving(right, spec(tx_session=5, **there)) as two,
+    ):
+        one.wait_up()
+        two.wait_up()
+        assert_frames_pass(lan.peer()[0], right.peer()[0], (60, 1514))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(given)
+
+
+def test_l2tpv3_port_refuses_descriptors_that_are_no_session(lan: Lan) -> None:
+    """And closes them."""
+    for fd, why in (
+        (os.memfd_create("file"), "fd is not a socket"),
+        (socket.socket(socket.AF_INET).detach(), "neither a UDP socket nor a raw one of IP protocol 115"),
+        (socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(), "a socket that is not connected"),
+    ):
+        with Serving(lan, L2tpv3Spec(fd=fd, tx_session=1)) as serving:
+            assert why in serving.wait_error()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)

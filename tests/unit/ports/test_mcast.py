@@ -214,3 +214,23 @@ def test_mcast_spec_says_what_is_wrong(spec: McastSpec, problem: str | None) -> 
     """Addresses are checked before the lab starts."""
     problems = spec.problems()
     assert (problems == []) if problem is None else (len(problems) == 1 and problem in problems[0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (
+            McastSpec(group="239.1.1.1:7000", localaddr="192.0.2.77"),
+            "joining 239.1.1.1:7000: no interface of this machine has localaddr 192.0.2.77",
+        ),
+        (McastSpec(group="239.1.1.1:7000", localaddr="300.1.1.1"), "localaddr 300.1.1.1 is not an IPv4 address"),
+        (McastSpec(group="[ff02::1]:7000"), "group ff02::1 is not an IPv4 multicast address"),
+    ],
+)
+def test_why_a_bus_cannot_be_joined_names_the_key(lan: Lan, spec: McastSpec, why: str) -> None:
+    problems = spec.problems()
+    if problems:
+        assert why in problems[0]
+        return
+    with Serving(lan, spec) as serving:
+        assert why in serving.wait_error()

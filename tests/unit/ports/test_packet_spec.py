@@ -19,9 +19,11 @@ from vswitch.errors import FabricError
 from vswitch.namespace import visiting
 from vswitch.ports.packet import PacketSpec, open_packet
 
+from ..fabric.lan import Lan
 from ..fabric.peers import BROADCAST, frame, mac
 from ..fabric.running import Fabric, run
 from .namespaces import TIMEOUT, Namespace
+from .serving import Serving
 
 ROOT = pytest.mark.root
 SIZES = (14, 42, 60, 64, 1514, 4096, 9014, 16000, 65535)
@@ -270,3 +272,12 @@ def test_packet_ports_of_a_file_need_no_root() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed, 1 skipped" in result.stdout, result.stdout
+
+
+def test_a_descriptor_that_is_no_socket_is_said_to_be_none(lan: Lan) -> None:
+    """And nothing of it stays open."""
+    fd = os.memfd_create("file")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with Serving(lan, PacketSpec(fd=fd)) as serving:
+        assert serving.wait_error() == "fd is not a socket"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1

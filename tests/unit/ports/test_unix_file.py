@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from pathlib import Path
@@ -62,3 +63,21 @@ def test_a_second_name_of_another_socket_of_ours_is_left_alone(runtime_dir: Path
         with pytest.raises(PermissionError):
             hand_over(runtime_dir / "name", mode=0o666)
         assert stat.S_IMODE((runtime_dir / "other").stat().st_mode) == 0o600
+
+
+def test_a_socket_that_may_not_be_asked_is_not_somebody_elses(runtime_dir: Path) -> None:
+    """It is a lack of permission that is told."""
+    path = runtime_dir / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    path.chmod(0)
+    runtime_dir.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError), bound_unix(str(path), socket.SOCK_STREAM):
+            pass
+    finally:
+        if root:
+            os.seteuid(0)
