@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_MTU = 65521
 """Bytes; the longest frame a TAP device of Linux carries is 65535."""
 MAX_QUEUES = 16
+_MAX_SNDBUF = 0x7FFFFFFF
 _ANY_NAME = "vsw%d"  # the kernel puts a number there
 
 # linux/if_tun.h
@@ -160,7 +161,7 @@ class TapSpec(PortSpec, frozen=True, kw_only=True, tag="tap"):
     )
     script: _Path | None = None
     downscript: _Path | None = None
-    sndbuf: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] | None = None
+    sndbuf: Annotated[int, Meta(ge=1, le=_MAX_SNDBUF, extra={"unit": "size"})] | None = None
     persist: bool = False
     vhost: bool = False
 
@@ -172,6 +173,8 @@ class TapSpec(PortSpec, frozen=True, kw_only=True, tag="tap"):
                 "vhost: the frames pass through the switch, not through the kernel's vhost-net; leave it out "
                 "(vnet_hdr, which is on by default, is what makes a TAP fast)"
             )
+        if self.sndbuf is not None and not 0 < self.sndbuf <= _MAX_SNDBUF:
+            found.append("sndbuf is from 1 byte to 2047M")
         if self.fd is not None and self.fds is not None:
             found.append("give one of: fd, fds")
         if self.fd is not None or self.fds is not None:

@@ -22,7 +22,7 @@ from .vde_directory import MAX_DIRECTORY, remove_dead_directory
 from .vde_request import MAX_PORT
 from .vde_server import VdeServer, hang_up
 
-Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
+Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$", extra={"what": "octal permissions such as 660"})]
 """Permissions, octal, as in `chmod 660`."""
 
 

@@ -86,3 +86,17 @@ def test_nothing_can_be_run_in_an_external_node(setting: str) -> None:
 def test_what_cannot_work_is_said_with_its_place(port: str, what: str) -> None:
     (mistake,) = mistakes(f"p: {{type: {port}}}")
     assert mistake == f"lab.yaml:2:4: networks.lan0.ports.p: {what}"
+
+
+def test_values_that_are_none_are_told_what_to_be() -> None:
+    assert mistakes("p: {type: vde, listen: /x, mode: 999}") == [
+        "lab.yaml:2:34: networks.lan0.ports.p.mode: expected octal permissions such as 660, not 999"
+    ]
+    assert mistakes("p: {type: tap, sndbuf: 2G}") == [
+        "lab.yaml:2:4: networks.lan0.ports.p: sndbuf is from 1 byte to 2047M"
+    ]
+
+
+def test_buffer_of_a_device_has_a_size_with_a_unit() -> None:
+    lab = load("lab.yaml", text=f"networks: {{lan0: {{ports: {{t: {{type: tap, sndbuf: 1M}}}}}}}}\n{NODES}", env={})
+    assert lab.networks["lan0"].ports["t"].spec["sndbuf"] == 1 << 20
