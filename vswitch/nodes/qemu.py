@@ -43,7 +43,7 @@ from .qemu_command import (
 )
 from .qemu_guest import CONFIGURED, configuration_script
 from .qemu_nic import nic_model
-from .qemu_transport import TRANSPORTS, Plug, open_cable, plug_bus, plug_stream
+from .qemu_transport import TRANSPORTS, QemuPlug, open_cable, plug_bus, plug_stream
 from .serial_console import SerialConsole
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class QemuDriver(Driver):
         super().__init__(node, context)
         self._spec = msgspec.convert(node.settings, QemuSpec)
         self._binary = self._spec.qemu or default_binary()
-        self._plugs: dict[str, Plug] = {}
+        self._plugs: dict[str, QemuPlug] = {}
         self._loose: set[str] = set()
         self._dark: set[str] = set()
         """Interfaces that are to have no carrier."""

@@ -1,6 +1,6 @@
 """How frames travel between a QEMU machine's interface and the fabric: one function for each value of `transport`.
 
-Each makes both ends, in the lab's own namespace: a `Plug` for QEMU and a `FabricEnd`. Nothing here has a name or number
+Each makes both ends, in the lab's own namespace: a `QemuPlug` and a `FabricEnd`. Nothing here has a name or number
 that another lab, or another interface of this one, could have as well.
 """
 
@@ -13,7 +13,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
 from ..ports.bus import Bus
@@ -22,72 +21,39 @@ from ..ports.mcast import open_bus
 from ..ports.packet import open_packet
 from ..ports.tap import open_tap
 from ..ports.vde_server import VdeCable
+from . import cable
+from .cable import Plug
 from .driver import FabricEnd, NodeContext
 from .qemu_command import escaped
 
 _L2TP_PORT = 1701
 
 
-class Plug:
-    """QEMU's end of a cable: its `-netdev` argument, without an id, and the descriptors that names."""
+class QemuPlug(Plug):
+    """QEMU's end of a cable: its `-netdev` argument, without an id."""
 
     def __init__(self, netdev: str, *fds: int) -> None:
+        super().__init__(*fds)
         self.netdev = netdev
-        self.fds = fds
-
-    def close(self) -> None:
-        """Close our copies of the descriptors: QEMU has its own by now, or will never want them. Idempotent."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
-
-    async def remove(self) -> None:
-        """Close what is left of the cable once QEMU is gone."""
-        self.close()
 
 
-class VdePlug(Plug):
-    """QEMU asks for its end at a control directory that is served for as long as it may."""
-
-    def __init__(self, cable: VdeCable, directory: Path) -> None:
-        super().__init__(f"vde,sock={escaped(os.fspath(directory))}")
-        self._cable = cable
-        self._serving = spawn_task(cable.serve(), name=f"serve {directory}")
-
-    async def remove(self) -> None:
-        """Remove the directory."""
-        self._serving.cancel()
-        await asyncio.wait({self._serving})
-        self._cable.close()
+Cable = tuple[QemuPlug, FabricEnd]
 
 
-Cable = tuple[Plug, FabricEnd]
-
-
-def plug_stream(sock: socket.socket) -> Plug:
+def plug_stream(sock: socket.socket) -> QemuPlug:
     """Have QEMU take `sock`, a connected stream socket."""
     fd = sock.detach()
-    return Plug(f"stream,server=off,addr.type=fd,addr.str={fd}", fd)
+    return QemuPlug(f"stream,server=off,addr.type=fd,addr.str={fd}", fd)
 
 
-def plug_bus(bus: Bus) -> Plug:
+def plug_bus(bus: Bus) -> QemuPlug:
     """Have QEMU join `bus`."""
-    return Plug(f"socket,mcast={bus.group}:{bus.port},localaddr={bus.localaddr}")
+    return QemuPlug(f"socket,mcast={bus.group}:{bus.port},localaddr={bus.localaddr}")
 
 
 async def open_cable(interface: Interface, context: NodeContext) -> Cable:
     """Make what the interface's transport asks for. Raises NodeError naming the interface."""
-    transport = "stream" if interface.transport == "auto" else interface.transport
-    try:
-        if transport in _NEED_NAMESPACE and not context.namespace:
-            raise NodeError(
-                "it needs the lab to have a network namespace of its own, which this machine does not allow; "
-                "use transport: stream, or see: lab doctor"
-            )
-        return await _CABLES[transport](interface, context)
-    except (NodeError, OSError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise NodeError(f"{interface.name}, transport {transport}: {what}") from None
+    return await cable.open_cable(interface, context, _CABLES, auto="stream", namespaced=_NEED_NAMESPACE)
 
 
 async def _stream(interface: Interface, context: NodeContext) -> Cable:
@@ -97,7 +63,7 @@ async def _stream(interface: Interface, context: NodeContext) -> Cable:
 
 async def _dgram(interface: Interface, context: NodeContext) -> Cable:
     ours, theirs = (sock.detach() for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
-    return Plug(f"dgram,local.type=fd,local.str={theirs}", theirs), FabricEnd("dgram", (ours,))
+    return QemuPlug(f"dgram,local.type=fd,local.str={theirs}", theirs), FabricEnd("dgram", (ours,))
 
 
 async def _mcast(interface: Interface, context: NodeContext) -> Cable:
@@ -118,7 +84,7 @@ def _make_tap(name: str, interface: Interface) -> Cable:
     from pyroute2 import IPRoute
 
     fds = open_tap(name, queues=interface.queues).fds
-    plug = Plug(f"tap,fds={':'.join(map(str, fds))}" if len(fds) > 1 else f"tap,fd={fds[0]}", *fds)
+    plug = QemuPlug(f"tap,fds={':'.join(map(str, fds))}" if len(fds) > 1 else f"tap,fd={fds[0]}", *fds)
     try:
         # Our own stack is at the device's other end, and nothing that it says of itself belongs into the lab.
         disabled = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
@@ -134,8 +100,10 @@ def _make_tap(name: str, interface: Interface) -> Cable:
 
 async def _vde(interface: Interface, context: NodeContext) -> Cable:
     directory = context.run_dir / f"{interface.name}.vde"
-    cable = VdeCable(directory)
-    return VdePlug(cable, directory), FabricEnd("dgram", (os.dup(cable.fd),))
+    served = VdeCable(directory)
+    plug = QemuPlug(f"vde,sock={escaped(os.fspath(directory))}")
+    plug.serve(served, directory)
+    return plug, FabricEnd("dgram", (os.dup(served.fd),))
 
 
 async def _l2tpv3(interface: Interface, context: NodeContext) -> Cable:
@@ -148,7 +116,7 @@ async def _l2tpv3(interface: Interface, context: NodeContext) -> Cable:
     fd, options = open_l2tpv3((ours, _L2TP_PORT), (theirs, _L2TP_PORT), header)
     netdev = f"l2tpv3,src={theirs},dst={ours},udp=on,srcport={_L2TP_PORT},dstport={_L2TP_PORT}"
     words = f"txsession={session},rxsession={session},cookie64=on,txcookie={cookie},rxcookie={cookie}"
-    return Plug(f"{netdev},{words}"), FabricEnd("l2tpv3", (fd,), options)
+    return QemuPlug(f"{netdev},{words}"), FabricEnd("l2tpv3", (fd,), options)
 
 
 _CABLES: dict[Transport, Callable[[Interface, NodeContext], Awaitable[Cable]]] = {

@@ -32,7 +32,7 @@ from .process_output import LoggedOutput
 from .qemu_guest import configuration_script
 from .serial_console import SerialConsole
 from .uml_command import Descriptors, UmlSpec, command_line
-from .uml_transport import TRANSPORTS, Plug, open_cable, plug_bus
+from .uml_transport import TRANSPORTS, UmlPlug, open_cable, plug_bus
 
 _PROGRAM = "linux.uml"
 _MODULES = Path("/usr/lib/uml/modules")
@@ -61,7 +61,7 @@ class UmlDriver(Driver):
         super().__init__(node, context)
         self._spec = msgspec.convert(node.settings, UmlSpec)
         self._program = self._spec.kernel or _PROGRAM
-        self._plugs: dict[str, Plug] = {}
+        self._plugs: dict[str, UmlPlug] = {}
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False

@@ -1,6 +1,6 @@
 """How frames travel between a User-Mode Linux machine's interface and the fabric: one function for each `transport`.
 
-Each makes both ends, in the lab's own namespace: a `Plug` for User-Mode Linux and a `FabricEnd`. Nothing here has a
+Each makes both ends, in the lab's own namespace: a `UmlPlug` and a `FabricEnd`. Nothing here has a
 name or number that another lab, or another interface of this one, could have as well.
 """
 
@@ -10,16 +10,16 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Literal
 
-from ..coordinator.supervise import spawn_task
 from ..errors import NodeError
 from ..model.lab import Interface, Transport
 from ..ports.bus import Bus
 from ..ports.l2tpv3 import Header, open_l2tpv3
 from ..ports.mcast import open_bus
 from ..ports.vde_server import VdeCable
+from . import cable
+from .cable import Plug
 from .driver import FabricEnd, NodeContext
 
 OLD_MTU = 1500
@@ -28,66 +28,31 @@ _L2TP_PORT = 1701
 _DEPTH = 64  # frames a vector driver sends or receives with one system call
 
 
-class Plug:
-    """User-Mode Linux's end of a cable: its driver, that driver's options, and the descriptors these name."""
+class UmlPlug(Plug):
+    """User-Mode Linux's end of a cable: its driver, and that driver's options, which name the descriptors."""
 
     def __init__(self, driver: Literal["vec", "eth"], options: str, *fds: int) -> None:
+        super().__init__(*fds)
         self._driver = driver
         self._options = options
-        self.fds = fds
 
     def word(self, number: int) -> str:
         """The word on the kernel's command line that makes it interface `number`."""
         return f"{self._driver}{number}{':' if self._driver == 'vec' else '='}{self._options}"
 
-    def close(self) -> None:
-        """Close our copies of the descriptors. Idempotent."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
 
-    async def remove(self) -> None:
-        """Close what is left of the cable once the machine is gone."""
-        self.close()
+Cable = tuple[UmlPlug, FabricEnd]
 
 
-class VdePlug(Plug):
-    """The guest's kernel asks for its end at a control directory, each time the interface is set up."""
-
-    def __init__(self, interface: Interface, cable: VdeCable, directory: Path) -> None:
-        super().__init__("eth", f"vde,{directory},{interface.mac}")
-        self._cable = cable
-        self._serving = spawn_task(cable.serve(), name=f"serve {directory}")
-
-    async def remove(self) -> None:
-        """Remove the directory."""
-        self._serving.cancel()
-        await asyncio.wait({self._serving})
-        self._cable.close()
-
-
-Cable = tuple[Plug, FabricEnd]
-
-
-async def plug_bus(interface: Interface, bus: Bus) -> Plug:
+async def plug_bus(interface: Interface, bus: Bus) -> UmlPlug:
     """Have the guest's kernel join `bus`. Raises NodeError."""
     await asyncio.get_running_loop().run_in_executor(None, _route_multicast_over_loopback)
-    return Plug("eth", f"mcast,{interface.mac},{bus.group},{bus.port},1")
+    return UmlPlug("eth", f"mcast,{interface.mac},{bus.group},{bus.port},1")
 
 
 async def open_cable(interface: Interface, context: NodeContext) -> Cable:
     """Make what the interface's transport asks for. Raises NodeError naming the interface."""
-    transport = "dgram" if interface.transport == "auto" else interface.transport
-    try:
-        if transport in _NEED_NAMESPACE and not context.namespace:
-            raise NodeError(
-                "it needs the lab to have a network namespace of its own, which this machine does not allow; "
-                "use transport: dgram, or see: lab doctor"
-            )
-        return await _CABLES[transport](interface, context)
-    except (NodeError, OSError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise NodeError(f"{interface.name}, transport {transport}: {what}") from None
+    return await cable.open_cable(interface, context, _CABLES, auto="dgram", namespaced=_NEED_NAMESPACE)
 
 
 def _vector(transport: str, interface: Interface) -> str:
@@ -96,7 +61,7 @@ def _vector(transport: str, interface: Interface) -> str:
 
 async def _dgram(interface: Interface, context: NodeContext) -> Cable:
     ours, theirs = (sock.detach() for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
-    return Plug("vec", f"{_vector('fd', interface)},fd={theirs}", theirs), FabricEnd("dgram", (ours,))
+    return UmlPlug("vec", f"{_vector('fd', interface)},fd={theirs}", theirs), FabricEnd("dgram", (ours,))
 
 
 async def _mcast(interface: Interface, context: NodeContext) -> Cable:
@@ -106,8 +71,10 @@ async def _mcast(interface: Interface, context: NodeContext) -> Cable:
 
 async def _vde(interface: Interface, context: NodeContext) -> Cable:
     directory = context.run_dir / f"{interface.name}.vde"
-    cable = VdeCable(directory)
-    return VdePlug(interface, cable, directory), FabricEnd("dgram", (os.dup(cable.fd),))
+    served = VdeCable(directory)
+    plug = UmlPlug("eth", f"vde,{directory},{interface.mac}")
+    plug.serve(served, directory)  # the guest's kernel asks each time the interface is set up
+    return plug, FabricEnd("dgram", (os.dup(served.fd),))
 
 
 async def _l2tpv3(interface: Interface, context: NodeContext) -> Cable:
@@ -116,7 +83,7 @@ async def _l2tpv3(interface: Interface, context: NodeContext) -> Cable:
     fd, options = open_l2tpv3((ours, _L2TP_PORT), (theirs, _L2TP_PORT), Header(tx_session=number, rx_session=number))
     between = f"src={theirs},dst={ours},srcport={_L2TP_PORT},dstport={_L2TP_PORT},udp=1"
     session = f"tx_session={number},rx_session={number}"
-    return Plug("vec", f"{_vector('l2tpv3', interface)},{between},{session}"), FabricEnd("l2tpv3", (fd,), options)
+    return UmlPlug("vec", f"{_vector('l2tpv3', interface)},{between},{session}"), FabricEnd("l2tpv3", (fd,), options)
 
 
 _CABLES: dict[Transport, Callable[[Interface, NodeContext], Awaitable[Cable]]] = {

@@ -10,17 +10,15 @@
 #include <sys/socket.h>
 
 #include "../fabric/engine.h"
-#include "../fabric/pause.h"
 #include "../fabric/switch.h"
+#include "backlog.h"
 #include "socket_end.h"
 
-#define BURST       15    /* datagrams per system call: what the scratch memory holds */
-#define HEADROOM    16    /* bytes before each datagram, the end of which is its frame's length prefix */
-#define SLOT        69888 /* bytes; no multiple of 4096, so that small datagrams do not share lines of the cache */
-#define CONTROL     256   /* bytes for what the kernel tells of a message */
-#define DRAINED     64    /* queued frames sent by one call */
-#define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
-#define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
+#define BURST    15    /* datagrams per system call: what the scratch memory holds */
+#define HEADROOM 16    /* bytes before each datagram, the end of which is its frame's length prefix */
+#define SLOT     69888 /* bytes; no multiple of 4096, so that small datagrams do not share lines of the cache */
+#define CONTROL  256   /* bytes for what the kernel tells of a message */
+#define DRAINED  64    /* queued frames sent by one call */
 
 /* Of a lump: one that goes out, and one that comes in, of which the latter's datagrams are moved apart for their prefixes. */
 #define LUMP_BYTES    65000
@@ -401,12 +399,7 @@ void vsw_datagram_deliver(struct port *port, const struct frame *frames, unsigne
 	}
 	if (i == n)
 		return;
-	for (; i < n; i++)
-		if (!vsw_outqueue_push(queue, &frames[i], 0))
-			port->drops[DROP_OVERFLOW]++;
-	vsw_port_watch(port, port->events | EPOLLOUT);
-	if (!port->settings.overflow_drop && (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES))
-		vsw_pause_congested(port);
+	vsw_backlog_add(port, queue, frames + i, n - i);
 }
 
 void vsw_datagram_drain(struct port *port)
@@ -424,8 +417,5 @@ void vsw_datagram_drain(struct port *port)
 	vsw_outqueue_consume(queue, bytes, &counted);
 	if (port->state != PORT_UP)
 		return;
-	if (!queue->frames)
-		vsw_port_watch(port, port->events & ~(uint32_t)EPOLLOUT);
-	if (vsw_outqueue_bytes(queue) <= MARK_BYTES / 2 && queue->frames <= MARK_FRAMES / 2)
-		vsw_pause_relieved(port, !queue->frames);
+	vsw_backlog_drained(port, queue);
 }

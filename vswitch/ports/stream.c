@@ -17,16 +17,13 @@
 #include <unistd.h>
 
 #include "../fabric/engine.h"
-#include "../fabric/pause.h"
 #include "../fabric/switch.h"
-#include "outqueue.h"
+#include "backlog.h"
 #include "socket_end.h"
 
 #define READ_SIZE   (128U << 10)     /* bytes taken by one read */
 #define HEADS_AT    (READ_SIZE + 64) /* in the scratch memory, where heads have to be apart from their frames */
 #define HEAD_STRIDE (16 + FRAME_HEAD)
-#define MARK_BYTES  (OUTQUEUE_SIZE / 4) /* a longer queue pauses its sources, until it is below half of this */
-#define MARK_FRAMES (OUTQUEUE_FRAMES / 4)
 
 /* Receiving: `part` holds the beginning of a frame whose end has not come yet, prefix included. Until the prefix is
  * complete, part_want is 0. Between bursts this is all the memory a port uses for receiving.
@@ -362,12 +359,7 @@ static void send_or_queue(struct port *port, const struct frame *frames, unsigne
 		if (i == n && !queue->frames)
 			return;
 	}
-	for (; i < n; i++)
-		if (!vsw_outqueue_push(queue, &frames[i], 0))
-			port->drops[DROP_OVERFLOW]++;
-	vsw_port_watch(port, port->events | EPOLLOUT);
-	if (!port->settings.overflow_drop && (vsw_outqueue_bytes(queue) > MARK_BYTES || queue->frames > MARK_FRAMES))
-		vsw_pause_congested(port);
+	vsw_backlog_add(port, queue, frames + i, n - i);
 }
 
 /* Return how many frames there are before the first that is too long. */
@@ -409,10 +401,7 @@ static void stream_drain(struct port *port)
 		drain_bytes(port);
 	if (port->state != PORT_UP)
 		return;
-	if (!queue->frames)
-		vsw_port_watch(port, port->events & ~(uint32_t)EPOLLOUT);
-	if (vsw_outqueue_bytes(queue) <= MARK_BYTES / 2 && queue->frames <= MARK_FRAMES / 2)
-		vsw_pause_relieved(port, !queue->frames);
+	vsw_backlog_drained(port, queue);
 }
 
 const struct port_ops vsw_stream_ops = {
