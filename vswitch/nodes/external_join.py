@@ -82,13 +82,27 @@ def _l2tpv3(spec: L2tpv3Spec, interface: Interface, number: int) -> dict[str, st
     theirs, their_port = split_host_port(spec.remote)
     session = spec.tx_session
     between = f"src={theirs},dst={ours},srcport={their_port},dstport={our_port}"
+    # The peer's cookies are ours, the other way round.
+    header = {
+        "rx_cookie": spec.tx_cookie,
+        "tx_cookie": spec.rx_cookie,
+        "cookie64": spec.cookie64 or None,
+        "counter": spec.counter or None,
+        "pincounter": spec.pincounter or None,
+        "offset": spec.offset or None,
+    }
+    header = {key: value for key, value in header.items() if value is not None}
+    for_qemu = "".join(f",{key.replace('_', '')}={'on' if value is True else value}" for key, value in header.items())
     six = ":" in spec.local.rpartition(":")[0]
-    return {
-        "qemu": f"l2tpv3,{between},udp=on,{'ipv6=on,' if six else ''}txsession={session},rxsession={session}",
+    words = {
+        "qemu": f"l2tpv3,{between},udp=on,{'ipv6=on,' if six else ''}txsession={session},rxsession={session}{for_qemu}",
         "uml": f"vec{number}:transport=l2tpv3,{between},udp=1,{'v6=1,' if six else ''}"
         f"tx_session={session},rx_session={session},mac={interface.mac}",
-        "lab": _port("l2tpv3", local=spec.remote, remote=_reachable(spec.local), tx_session=session),
+        "lab": _port("l2tpv3", local=spec.remote, remote=_reachable(spec.local), tx_session=session, **header),
     }
+    if header:  # User-Mode Linux has other words for these, or none
+        del words["uml"]
+    return words
 
 
 _WORDS: dict[type[PortSpec], Callable[[Any, Interface, int], dict[str, str]]] = {

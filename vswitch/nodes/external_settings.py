@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..errors import LabError
 from ..model.lab import Interface, Lab, Node
 from ..model.tree import Path
-from ..ports.l2tpv3 import Session
+from ..ports.l2tpv3 import Offset, Session
 from ..ports.port import PortSpec, load_port_types
 
 ExternalTransport = Literal["stream", "dgram", "mcast", "vde", "l2tpv3"]
@@ -22,7 +22,7 @@ _KEYS: dict[ExternalTransport, tuple[str, ...]] = {
     "dgram": ("local", "remote"),
     "mcast": ("bus", "localaddr"),
     "vde": ("listen",),
-    "l2tpv3": ("local", "remote", "session"),
+    "l2tpv3": ("local", "remote", "session", "tx_cookie", "rx_cookie", "cookie64", "counter", "pincounter", "offset"),
 }
 
 
@@ -40,6 +40,12 @@ class ExternalSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     bus: str | None = None
     localaddr: str | None = None
     session: Session | None = None
+    tx_cookie: str | None = None
+    rx_cookie: str | None = None
+    cookie64: bool | None = None
+    counter: bool | None = None
+    pincounter: bool | None = None
+    offset: Offset | None = None
 
     def mistakes(self, node: Node, lab: Lab) -> list[tuple[Path, str]]:
         """Report addresses that the transport has not, or cannot have."""

@@ -18,6 +18,8 @@ _MAX_OFFSET = 256
 
 Session = Annotated[int, Meta(ge=1, le=0xFFFFFFFF)]
 """A session's number; 0 is that of messages between L2TP daemons."""
+Offset = Annotated[int, Meta(ge=0, le=_MAX_OFFSET)]
+"""Bytes of padding before a frame."""
 
 
 class Header(NamedTuple):
@@ -87,7 +89,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
     cookie64: bool = False
     counter: bool = False
     pincounter: bool = False
-    offset: Annotated[int, Meta(ge=0, le=_MAX_OFFSET)] = 0
+    offset: Offset = 0
 
     def problems(self) -> list[str]:
         """Check the addresses, and what of the header does not go together."""

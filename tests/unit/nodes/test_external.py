@@ -93,3 +93,13 @@ def test_a_port_at_all_addresses_is_joined_by_the_name_of_the_machine(
         assert "::]" not in text
     if "[::]:7001" in address.values():
         assert "remote.port=7001" in words["qemu"]
+
+
+def test_a_session_with_cookies_is_joined_with_them_the_other_way_round() -> None:
+    address = {"local": "127.0.0.1:1", "remote": "127.0.0.1:2", "tx_cookie": "1", "rx_cookie": "2", "counter": True}
+    words = join_words(port_spec("l2tpv3", {**address, "offset": 4}), NIC, 0)
+    assert words["qemu"].split()[1].endswith(",txsession=1,rxsession=1,rxcookie=1,txcookie=2,counter=on,offset=4")
+    theirs = json.loads(words["lab"])
+    assert (theirs["tx_cookie"], theirs["rx_cookie"], theirs["counter"], theirs["offset"]) == ("2", "1", True, 4)
+    assert "uml" not in words
+    assert "is for transport l2tpv3, not vde" in mistakes("transport: vde, counter: true")
