@@ -216,7 +216,7 @@ class Inheritance:
         path = (*layer.path, key)
         others = self._catalogue.drivers_with(key)
         if others:
-            message = f"key {key!r} is a setting of driver {', '.join(others)}, but this is {driver}"
+            message = f"key {key!r} is a setting of driver {', '.join(sorted(others))}, but this is {driver}"
             self._problems.error(path, message, key=True)
         elif key == "driver":
             message = "a node has a 'kind', not a 'driver'; the name of a driver is a kind as well"

@@ -124,7 +124,7 @@ def lab(interface: str, node: str = "kind: qemu") -> str:
         ("transport: wire", "kind: qemu", "interfaces.eth0.transport: expected"),
         ("model: e1000", "kind: netns", "key 'model' is for interfaces of driver qemu, but this is netns"),
         ("queues: 1", "kind: emulated, role: echo", "key 'queues' is for interfaces of driver qemu, but this is emul"),
-        ("", "kind: netns, transport: tap", "key 'transport' is a setting of driver qemu"),
+        ("", "kind: netns, transport: tap", "key 'transport' is a setting of driver external, qemu, uml"),
     ],
 )
 def test_lab_file_is_told_what_is_wrong_with_an_interface(interface: str, node: str, message: str) -> None:
