@@ -25,6 +25,7 @@ def drops(lab: LabCommand) -> dict[str, dict[str, int]]:
     return {row["port"]: {why: n for why, n in row["drops"].items() if why != "nowhere"} for row in rows}
 
 
+@pytest.mark.root  # tcpdump wants to become another user, which a user's namespace does not have
 @needs_iperf3
 @pytest.mark.namespaces
 @pytest.mark.parametrize("setting", ["", ", port: {mtu: 1500}"], ids=["free", "with a port's MTU"])

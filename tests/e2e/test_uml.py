@@ -79,6 +79,7 @@ def child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
+@pytest.mark.root  # a PID namespace of its own, which users have in labs only
 def test_two_uml_machines_ping_by_name_after_start_and_leave_nothing(tmp_path: Path) -> None:
     """Everything `start` promises: names, addresses, MTU; then exec, terminals, the console and a clean stop."""
 
@@ -179,6 +180,7 @@ def test_end_of_the_guest_is_told_with_its_cause(tmp_path: Path, command: str, r
     asyncio.run(main())
 
 
+@pytest.mark.root  # the same
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_killing_any_of_its_processes_ends_them_all(tmp_path: Path, victim: int) -> None:
     """The waiting process, PID 1 of its namespace and User-Mode Linux's own: whichever is killed, none survives."""
