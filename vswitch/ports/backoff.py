@@ -8,6 +8,11 @@ import random
 _FIRST, LONGEST = 0.1, 5.0  # s
 
 
+async def pause(seconds: float) -> None:
+    """Let `seconds` pass, or somewhat less: jitter keeps those that lost the same peer from coming back in step."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1))
+
+
 class Backoff:
     """Waits that grow from `first` to `longest` seconds; after what lasted they begin anew."""
 
@@ -21,6 +26,6 @@ class Backoff:
             self._delay = self._first
 
     async def wait(self) -> None:
-        """Wait. Jitter keeps those that lost the same peer from coming back in step."""
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1))
+        """Wait."""
+        await pause(self._delay)
         self._delay = min(self._delay * 2, self._longest)

@@ -8,19 +8,19 @@ import os
 import socket
 
 from ..errors import FabricError
-from .port import Attach
 
 _BUFFER = 2 << 20  # bytes: thousands of small frames, or 30 of the largest
 _MOST_WAITING = 2 * _BUFFER // 512  # datagrams: the kernel keeps twice the buffer, and reckons with more for each
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
-def enlarge_buffers(sock: socket.socket) -> None:
-    """Let the kernel keep more for `sock` than by default: as much as wanted, or as anybody may have."""
-    for force, ask in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
-        sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER)
+def enlarge_buffers(sock: socket.socket, *, send: int = _BUFFER, receive: int = _BUFFER) -> None:
+    """Let the kernel keep more for `sock` than by default: as many bytes as wanted, or as anybody may have."""
+    wanted = ((_SO_SNDBUFFORCE, socket.SO_SNDBUF, send), (_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive))
+    for force, ask, size in wanted:
+        sock.setsockopt(socket.SOL_SOCKET, ask, size)
         with contextlib.suppress(PermissionError):
-            sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
 
 
 def adopt_socket(fd: int) -> socket.socket:
@@ -67,12 +67,3 @@ def _discard_waiting(sock: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         for _ in range(_MOST_WAITING):  # not for as long as the peer sends
             sock.recv(1)
-
-
-async def attach_owned(attach: Attach, port_type: str, fds: list[int], options: bytes = b"", peer: str = "") -> None:
-    """Attach `fds`, and close them if they are not wanted. Raises FabricError."""
-    try:
-        await attach(port_type, fds, options=options, peer=peer)
-    finally:
-        for fd in fds:
-            os.close(fd)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
 from ipaddress import ip_address
 from pathlib import Path
 
 from ..errors import FabricError
 from .address import check_address, family_mistake, own_address, split_host_port, unix_address, unix_path
-from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
+from .backoff import Backoff, pause
+from .datagrams import adopt_socket, enlarge_buffers, open_connected, resolve_pair
 from .peer_name import peer_name
-from .port import Attach, Descriptor, PortSpec, Status
+from .port import Attach, Descriptor, PortSpec, Status, attach_owned
 from .unix_file import bound_unix, remove_dead
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
@@ -113,28 +113,22 @@ async def _serve_unix(local: str, remote: str, attach: Attach, status: Status) -
                 status("connecting")
                 await _connect_unix(sock, remote, status)
                 await _attach_while_same(sock, remote, attach)
-                await _pause(_FIRST_DELAY)
+                await pause(_FIRST_DELAY)
     except OSError as error:
         raise FabricError(f"from {unix_address(local)}: {error.strerror}") from None
 
 
 async def _connect_unix(sock: socket.socket, remote: str, status: Status) -> None:
     """Connect `sock` to the socket at `remote`, once there is one."""
-    delay = _FIRST_DELAY
+    backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY)
     while True:
         try:
             sock.connect(remote)
         except OSError as error:  # it is not there, or it has a peer that is not us
             status("connecting", f"connecting to {unix_address(remote)}: {error.strerror}")
-            await _pause(delay)
-            delay = min(delay * 2, _LONGEST_DELAY)
+            await backoff.wait()
         else:
             return
-
-
-async def _pause(delay: float) -> None:
-    """Let `delay` seconds pass, or somewhat less, so that several do not come in step."""
-    await asyncio.sleep(delay * random.uniform(0.5, 1))
 
 
 async def _attach_while_same(sock: socket.socket, remote: str, attach: Attach) -> None:
@@ -157,7 +151,7 @@ async def _attach_copy(sock: socket.socket, attach: Attach) -> None:
     try:
         fds = [os.dup(sock.fileno())]
     except OSError:  # out of descriptors: as if the peer were not there
-        await _pause(_LONGEST_DELAY)
+        await pause(_LONGEST_DELAY)
         return
     await attach_owned(attach, "dgram", fds, peer=peer_name(sock))
 

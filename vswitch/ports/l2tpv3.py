@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from ..errors import FabricError
 from .address import family_mistake, own_address, split_host_port
-from .datagrams import adopt_socket, attach_owned, enlarge_buffers, open_connected, resolve_pair
-from .port import Attach, Descriptor, PortSpec, Status
+from .datagrams import adopt_socket, enlarge_buffers, open_connected, resolve_pair
+from .port import Attach, Descriptor, PortSpec, Status, attach_owned
 
 _IP_PROTOCOL = 115
 _MAX_OFFSET = 256
@@ -154,7 +154,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
         if self.fd is not None:
             fd = _given_socket(self.fd)
             status("open")
-            await attach_owned(attach, "l2tpv3", [fd], self.header().pack())
+            await attach_owned(attach, "l2tpv3", [fd], options=self.header().pack())
             return
         assert self.local is not None
         assert self.remote is not None
@@ -168,7 +168,7 @@ class L2tpv3Spec(PortSpec, frozen=True, kw_only=True, tag="l2tpv3"):
         except OSError as error:
             raise FabricError(f"from {self.local} to {self.remote}: {error.strerror}") from None
         status("open")
-        await attach_owned(attach, "l2tpv3", [fd], options, peer=self.remote)
+        await attach_owned(attach, "l2tpv3", [fd], options=options, peer=self.remote)
 
 
 def _given_socket(fd: int) -> int:

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from ..errors import FabricError
 from .bus import check_group, parse_group
-from .datagrams import adopt_socket, attach_owned, enlarge_buffers
+from .datagrams import adopt_socket, enlarge_buffers
 from .peer_name import peer_name
-from .port import Attach, Descriptor, PortSpec, Status
+from .port import Attach, Descriptor, PortSpec, Status, attach_owned
 
 
 def open_bus(group: str, port: int, localaddr: str, ttl: int = 1) -> tuple[int, int]:

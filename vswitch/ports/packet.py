@@ -21,8 +21,9 @@ from .tap import MAX_QUEUES, close_all
 Fanout = Literal["hash", "lb", "cpu", "rnd", "qm", "rollover"]
 
 _ETH_P_ALL = 0x0003
-_BUFFER = 4 << 20  # bytes
-_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER = (
+    4 << 20
+)  # bytes: a few dozen unfinished frames; of more than two or three a stream would lose the rest
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes; linux/filter.h
 # linux/if_packet.h
@@ -75,9 +76,8 @@ def open_packet(
         socks = [stack.enter_context(socket.socket(socket.AF_PACKET, kind, 0)) for _ in range(queues)]
         group = 0
         for sock in socks:
-            enlarge_buffers(sock)
+            enlarge_buffers(sock, receive=_RECEIVE_BUFFER)
             sock.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-            _enlarge_buffer(sock)
             if vnet_hdr:
                 sock.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
             if queues > 1:  # until all have joined, each would receive what is for others, too
@@ -95,14 +95,6 @@ def open_packet(
             for sock in socks:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         return [sock.detach() for sock in socks]
-
-
-def _enlarge_buffer(sock: socket.socket) -> None:
-    """Have room for a few dozen unfinished frames: the usual buffer holds two or three, and a stream loses the rest."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # as much as everybody may have
 
 
 class PacketSpec(PortSpec, frozen=True, kw_only=True, tag="packet"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import pkgutil
 from contextvars import ContextVar
 from pathlib import Path
@@ -47,6 +48,17 @@ class Attach(Protocol):
         lab file does not. The descriptors taken are removed from the list, the rest stays the caller's. Raises
         FabricError when the engine refuses.
         """
+
+
+async def attach_owned(
+    attach: Attach, port_type: str, fds: list[int], label: str = "", options: bytes = b"", peer: str = ""
+) -> str:
+    """`attach` descriptors nobody else will close: those the engine has not taken are closed. Raises FabricError."""
+    try:
+        return await attach(port_type, fds, label, options, peer)
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 class Status(Protocol):

@@ -22,7 +22,7 @@ from ..nodes.process_output import ProcessOutput
 from ..rundir import RUN_ENV
 from .background import running
 from .backoff import Backoff
-from .port import Attach, PortSpec, Status
+from .port import Attach, PortSpec, Status, attach_owned
 
 _GRACE = 2.0  # s between the end of the command and that of its output, whichever comes first
 _LONGEST_DELAY = 30.0  # s
@@ -131,12 +131,7 @@ async def _started(argv: Sequence[str], pipe: socket.socket) -> AsyncIterator[tu
 async def _attach(attach: Attach, engine_type: str, sock: socket.socket, peer: str) -> None:
     if not await _works(sock):  # no port is up for a moment each time a command is tried that cannot work
         return
-    fds = [sock.detach()]
-    try:
-        await attach(engine_type, fds, peer=peer)
-    finally:
-        for fd in fds:
-            os.close(fd)
+    await attach_owned(attach, engine_type, [sock.detach()], peer=peer)
 
 
 async def _works(sock: socket.socket) -> bool:

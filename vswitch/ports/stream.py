@@ -16,7 +16,7 @@ from .accept import accept
 from .address import check_address, own_address, split_host_port, unix_path
 from .backoff import LONGEST, Backoff
 from .peer_name import peer_name
-from .port import Attach, Descriptor, PortSpec, Status
+from .port import Attach, Descriptor, PortSpec, Status, attach_owned
 from .unix_file import bound_unix, remove_dead
 
 MAX_CLIENTS = 256
@@ -236,13 +236,8 @@ def _can_open() -> bool:
 
 async def _serve_client(client: socket.socket, attach: Attach, label: str) -> None:
     peer = peer_name(client)
-    fds = [client.detach()]
-    try:
-        with contextlib.suppress(FabricError):  # it was gone before it was taken in
-            await attach("stream", fds, label, peer=peer)
-    finally:
-        for fd in fds:
-            socket.close(fd)
+    with contextlib.suppress(FabricError):  # it was gone before it was taken in
+        await attach_owned(attach, "stream", [client.detach()], label, peer=peer)
 
 
 @contextlib.contextmanager

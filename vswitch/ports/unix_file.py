@@ -25,14 +25,20 @@ def bound_unix(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
         if file is not None:
             _remove_stale(file, kind)
         sock.bind(path)
-        ours = None if file is None else file.stat().st_ino
-        try:
+        with contextlib.nullcontext() if file is None else removed_afterwards(file):
             yield sock
-        finally:
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    if file.stat().st_ino == ours:
-                        file.unlink()
+
+
+@contextlib.contextmanager
+def removed_afterwards(path: Path) -> Iterator[None]:
+    """Remove the socket file just made at `path` at the end of the block, if it is still that one. Raises OSError."""
+    ours = path.lstat().st_ino
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if path.lstat().st_ino == ours:
+                path.unlink()
 
 
 def remove_dead(path: str, kind: socket.SocketKind) -> None:

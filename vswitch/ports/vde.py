@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import grp
 import os
 import socket
@@ -16,7 +15,7 @@ from ..errors import FabricError
 from .background import running
 from .backoff import Backoff
 from .peer_name import peer_name
-from .port import Attach, PortSpec, Status
+from .port import Attach, PortSpec, Status, attach_owned
 from .vde_client import plugged_in
 from .vde_directory import MAX_DIRECTORY, remove_dead_directory
 from .vde_request import MAX_PORT
@@ -131,10 +130,5 @@ async def _plugged(attach: Attach, control: socket.socket, data: socket.socket) 
 
 
 async def _attach(attach: Attach, data: socket.socket, peer: str, label: str = "") -> str:
-    fds = [data.detach()]
-    try:
-        return await attach("dgram", fds, label, peer=peer)
-    finally:
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+    """Have a port on `data`, which is taken over only once this runs."""
+    return await attach_owned(attach, "dgram", [data.detach()], label, peer=peer)

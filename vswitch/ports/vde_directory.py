@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .unix_file import hand_over, is_dead
+from .unix_file import hand_over, is_dead, removed_afterwards
 from .vde_request import MAX_PATH
 
 MAX_DIRECTORY = MAX_PATH - len("/65535.1048576")
@@ -103,14 +103,9 @@ class ControlDirectory:
         """Bind `sock` to `path`, which never lets in more than `mode` does; remove that afterwards, if still ours."""
         os.fchmod(sock.fileno(), self._mode)  # what bind() gives the file, but for the umask
         sock.bind(str(path))
-        ours = path.lstat().st_ino
-        try:
+        with removed_afterwards(path):
             hand_over(path, mode=self._mode, gid=self._group)
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                if path.lstat().st_ino == ours:
-                    path.unlink()
 
 
 def remove_dead_directory(path: Path) -> None:

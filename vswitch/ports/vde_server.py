@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import FabricError
 from .accept import accept
 from .background import running
+from .datagrams import enlarge_buffers
 from .in_thread import Threads
 from .peer_name import peer_credentials, peer_name
 from .vde_directory import ControlDirectory
@@ -29,7 +30,7 @@ _PATIENCE = 5.0  # s for a request
 _ACCEPT_DELAY = 0.2  # s
 _LOOK_UPS = 16  # at a time
 _TELL_PAUSE = 1.0  # s
-_BUFFER = 4 << 20  # bytes; the kernel gives what it allows
+_BUFFER = 4 << 20  # bytes
 
 Plug = Callable[[int, socket.socket, str], Coroutine[Any, Any, object]]
 """Is given a port's number, its connected datagram socket, to detach, and who the client is. Returns when the port has
@@ -43,11 +44,7 @@ class _Refused(Exception):
 def open_data_socket() -> socket.socket:
     """Return a datagram socket for frames, with large buffers."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    for option, forced in ((socket.SO_SNDBUF, 32), (socket.SO_RCVBUF, 33)):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+    enlarge_buffers(sock, send=_BUFFER, receive=_BUFFER)
     return sock
 
 
