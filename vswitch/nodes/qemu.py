@@ -15,9 +15,8 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +28,8 @@ from ..model.problems import suggestion
 from ..ports.bus import Bus
 from .accel import Verdict, probe_kvm
 from .agent import AgentChannel, agent_program
-from .driver import Driver, ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
+from .driver import ExecRequest, ExecSession, Exit, FabricEnd, NodeContext
+from .guest import LAST_WORDS_GRACE, GuestDriver
 from .image import built_image, default_image
 from .process_output import LoggedOutput
 from .qemu_command import (
@@ -44,7 +44,6 @@ from .qemu_command import (
 from .qemu_guest import CONFIGURED, configuration_script
 from .qemu_nic import nic_model
 from .qemu_transport import TRANSPORTS, QemuPlug, open_cable, plug_bus, plug_stream
-from .serial_console import SerialConsole
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener, QMPClient
@@ -55,7 +54,6 @@ _OLDEST = (7, 2)  # the first with -netdev stream
 _NO_CARDS = ("pvrdma", "rocker")  # listed with the network cards, but nothing one plugs a cable into
 _QUIT_GRACE = 1.0  # s
 _MAX_SAID = 4096  # bytes kept of what the configuration script says
-_LAST_WORDS_GRACE = 1.0  # s
 _LINK_LIMIT = 10.0  # s
 
 _SHUTDOWN_WORDS = {
@@ -92,7 +90,7 @@ def nic_models(binary: str) -> tuple[str, ...]:
     return tuple(name for name in found if name not in _NO_CARDS)
 
 
-class QemuDriver(Driver):
+class QemuDriver(GuestDriver):
     """One QEMU machine."""
 
     name: ClassVar[str] = "qemu"
@@ -103,7 +101,7 @@ class QemuDriver(Driver):
     transports: ClassVar[tuple[Transport, ...]] = TRANSPORTS
 
     def __init__(self, node: Node, context: NodeContext) -> None:
-        super().__init__(node, context)
+        super().__init__(node, context, context.console_output)
         self._spec = msgspec.convert(node.settings, QemuSpec)
         self._binary = self._spec.qemu or default_binary()
         self._plugs: dict[str, QemuPlug] = {}
@@ -112,12 +110,7 @@ class QemuDriver(Driver):
         """Interfaces that are to have no carrier."""
         self._plugged = False
         """Whether the others have been given theirs."""
-        self._child: Child | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._console = SerialConsole(context.console_output)
         self._messages = LoggedOutput(context.run_dir / "qemu.log")
-        self._agent: AgentChannel | None = None
         self._qmp: QMPClient | None = None
         self._shutdown: EventListener | None = None
         self._accel = ""
@@ -299,9 +292,7 @@ class QemuDriver(Driver):
             await self._set_cables()
 
     async def _configure(self, agent: AgentChannel) -> None:
-        hello = await agent.wait_hello()
-        for warning in hello.warnings:
-            self.context.console_output(f"[vswitch: {warning}]\n".encode())
+        await self._greeted(agent)
         lit = [interface.name for interface in self._cabled if interface.name not in self._dark]
         script = configuration_script(self.node.name, self.context.hosts, self.node.interfaces, lit)
         session = await agent.exec(ExecRequest(argv=("sh", "-s")))
@@ -342,33 +333,12 @@ class QemuDriver(Driver):
         except (QMPError, EOFError, OSError) as error:
             raise NodeError(f"QEMU did not set the link of {interface.name}: {error}") from error
 
-    async def _or_death(self, work: Awaitable[Any]) -> None:
-        """Wait for `work`, but not past QEMU's end. Raises NodeError saying how QEMU ended."""
-        assert self._watcher is not None
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                try:
-                    task.result()
-                    return
-                except (AgentError, NodeError, EOFError):
-                    # What fails because QEMU is ending is told by its end; give that a moment to show.
-                    await asyncio.wait({self._watcher}, timeout=_LAST_WORDS_GRACE)
-                    if not self._watcher.done():
-                        raise
-            raise NodeError(self._reason)
-        finally:
-            task.cancel()
-
     # --- end --------------------------------------------------------------------------------------------------------
-
-    _reason = ""
 
     async def _watch(self, child: Child) -> None:
         code = await child.wait()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_GRACE):
+            async with asyncio.timeout(LAST_WORDS_GRACE):
                 await self._messages.ended.wait()
         self._reason = self._describe_end(code, await self._shutdown_reasons())
         if not self._stopping:
@@ -381,7 +351,7 @@ class QemuDriver(Driver):
         if self._qmp is None or self._shutdown is None:
             return []
         with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_GRACE):
+            async with asyncio.timeout(LAST_WORDS_GRACE):
                 await self._qmp.disconnect()
         reasons = []
         while not self._shutdown.empty():
@@ -432,20 +402,6 @@ class QemuDriver(Driver):
         if self._agent is None:
             raise AgentError(f"node {self.node.name} has no agent to run commands; use: lab console {self.node.name}")
         return await self._agent.exec(request)
-
-    async def console_write(self, data: bytes) -> None:
-        """Type on the machine's serial console; waits while the guest does not take it."""
-        await self._console.write(data)
-
-    @property
-    def has_console(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        """QEMU's process id."""
-        return self._child.pid if self._child is not None and self._child.returncode is None else None
 
     def facts(self) -> dict[str, str]:
         """The accelerator, and why it is not KVM where that was tried."""

@@ -14,9 +14,9 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -26,18 +26,17 @@ from ..errors import AgentError, NodeError
 from ..model.lab import Interface, Node, Transport
 from ..ports.bus import Bus
 from .agent import AgentChannel, agent_program
-from .driver import Driver, ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
+from .driver import ExecRequest, ExecSession, FabricEnd, NodeContext, run_to_end
+from .guest import LAST_WORDS_GRACE, GuestDriver
 from .image import built_image, default_image
 from .process_output import LoggedOutput
 from .qemu_guest import configuration_script
-from .serial_console import SerialConsole
 from .uml_command import Descriptors, UmlSpec, command_line
 from .uml_transport import TRANSPORTS, UmlPlug, open_cable, plug_bus
 
 _PROGRAM = "linux.uml"
 _MODULES = Path("/usr/lib/uml/modules")
 _STOP_GRACE = 5.0  # s; its processes take milliseconds to be killed
-_LAST_WORDS_GRACE = 1.0  # s
 _TAIL = 4096  # bytes of console output in which the cause of its end is looked for
 _IPV6 = "modprobe -q ipv6 || :\n"
 
@@ -48,7 +47,7 @@ _ENDS = (
 )
 
 
-class UmlDriver(Driver):
+class UmlDriver(GuestDriver):
     """One User-Mode Linux machine."""
 
     name: ClassVar[str] = "uml"
@@ -58,18 +57,12 @@ class UmlDriver(Driver):
     transports: ClassVar[tuple[Transport, ...]] = TRANSPORTS
 
     def __init__(self, node: Node, context: NodeContext) -> None:
-        super().__init__(node, context)
+        super().__init__(node, context, self._print)
         self._spec = msgspec.convert(node.settings, UmlSpec)
         self._program = self._spec.kernel or _PROGRAM
         self._plugs: dict[str, UmlPlug] = {}
-        self._child: Child | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._reason = ""
-        self._console = SerialConsole(self._print)
         self._printed = b""
         self._messages = LoggedOutput(context.run_dir / "uml.log")
-        self._agent: AgentChannel | None = None
 
     @classmethod
     def check(cls, node: Node) -> list[str]:
@@ -155,33 +148,12 @@ class UmlDriver(Driver):
         return [interface for interface in self.node.interfaces if interface.name in self._plugs]
 
     async def _configure(self, agent: AgentChannel) -> None:
-        hello = await agent.wait_hello()
-        for warning in hello.warnings:
-            self.context.console_output(f"[vswitch: {warning}]\n".encode())
+        await self._greeted(agent)
         script = _IPV6 + configuration_script(self.node.name, self.context.hosts, self._plugged)
         code, _, errors = await run_to_end(agent.exec(ExecRequest(argv=("sh", "-s"))), stdin=script.encode())
         if code != 0:
             said = errors.decode(errors="replace").strip()[-500:] or "it said nothing"
             raise NodeError(f"configuring the guest failed with exit code {code}: {said}")
-
-    async def _or_death(self, work: Awaitable[Any]) -> None:
-        """Wait for `work`, but not past the machine's end. Raises NodeError saying how it ended."""
-        assert self._watcher is not None
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                try:
-                    task.result()
-                    return
-                except (AgentError, NodeError):
-                    # What fails because the machine is ending is told by its end; give that a moment to show.
-                    await asyncio.wait({self._watcher}, timeout=_LAST_WORDS_GRACE)
-                    if not self._watcher.done():
-                        raise
-            raise NodeError(self._reason)
-        finally:
-            task.cancel()
 
     def _print(self, data: bytes) -> None:
         self._printed = (self._printed + data)[-_TAIL:]
@@ -192,7 +164,7 @@ class UmlDriver(Driver):
     async def _watch(self, child: Child) -> None:
         code = await child.wait()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_GRACE):
+            async with asyncio.timeout(LAST_WORDS_GRACE):
                 await self._messages.ended.wait()
                 await self._console.ended.wait()
         self._reason = self._describe_end(code)
@@ -233,20 +205,6 @@ class UmlDriver(Driver):
         if self._agent is None:
             raise AgentError(f"node {self.node.name} has not been started yet")
         return await self._agent.exec(request)
-
-    async def console_write(self, data: bytes) -> None:
-        """Type on the machine's console; waits while the guest does not take it."""
-        await self._console.write(data)
-
-    @property
-    def has_console(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the process that waits for the machine and ends with it."""
-        return self._child.pid if self._child is not None and self._child.returncode is None else None
 
 
 def _host_modules(otherwise: Path) -> Path:
